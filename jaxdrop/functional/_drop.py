@@ -1,0 +1,78 @@
+"""What every function does: check early, choose the static or the traced way, draw, apply."""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop.masks import _keys, _mask, _rate
+
+
+def drop(key, x, rate, mask_shape, *, deterministic):
+    """Dropout of ``x`` with one decision for each entry of ``mask_shape``.
+
+    A rate and a flag that are known now take static paths: they cost nothing at run time, and a
+    deterministic call draws nothing. Traced ones share one program for all values.
+    """
+    rate = _rate.check_rate(rate)
+    _mask.check_broadcast(rate, mask_shape)
+    deterministic = check_flag(deterministic)
+    if deterministic is True:
+        return x
+    _keys.check_key(key)
+    flag = None if deterministic is False else deterministic
+    if flag is None and isinstance(rate, float) and rate in (0.0, 1.0):
+        return x if rate == 0.0 else jnp.zeros_like(x)
+    if isinstance(rate, float):
+        return _drop(key, x, None, flag, rate=rate, mask_shape=mask_shape)
+    return _drop(key, x, rate, flag, rate=None, mask_shape=mask_shape)
+
+
+@functools.partial(jax.jit, static_argnames=("rate", "mask_shape"))
+def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape):
+    rate = traced_rate if rate is None else rate
+    if deterministic is not None:
+        rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
+    return _mask.select(_mask.draw(key, rate, mask_shape, like=x), x)
+
+
+def check_flag(deterministic):
+    """Returns a Python bool for a flag known now, else a traced boolean scalar."""
+    if isinstance(deterministic, bool | np.bool_):
+        return bool(deterministic)
+    if getattr(deterministic, "dtype", None) == np.bool_ and deterministic.shape == ():
+        return deterministic
+    raise TypeError(
+        f"deterministic: expected True, False or a boolean scalar, got {deterministic!r}; "
+        "write deterministic=False to drop, deterministic=True to switch dropout off"
+    )
+
+
+def check_axes(axes, ndim, name):
+    """Axes of an array of rank ``ndim`` as a tuple of numbers in [0, ndim), each named once."""
+    try:
+        given = tuple(operator.index(axis) for axis in axes)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected axes as integers, got {axes!r}; write for example {name}=(1, 2)"
+        ) from None
+    for axis in given:
+        if not -ndim <= axis < ndim:
+            raise ValueError(
+                f"{name}: expected an axis in [{-ndim}, {ndim}) for an array of rank {ndim}, "
+                f"got {axis}; name an axis that x has"
+            )
+    resolved = tuple(axis % ndim for axis in given)
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(
+            f"{name}: expected each axis once, got {given} for an array of rank {ndim}; "
+            "remove the repeated one"
+        )
+    return resolved
+
+
+def shared_shape(x, axes):
+    """The shape of ``x`` with size 1 on the axes that share one decision."""
+    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))

@@ -1,0 +1,44 @@
+"""Dropout of whole feature maps."""
+
+from jaxdrop.functional._drop import check_axes, drop
+from jaxdrop.masks import _mask
+
+
+def spatial_dropout(key, x, rate, *, deterministic=False, channel_axis=-1, batch_axis=0):
+    """Zeros whole feature maps of each example and rescales the rest.
+
+    One decision for each example and channel, shared by all positions in space, in 1, 2, 3 or more
+    dimensions; the mean over keys is ``x``.
+
+    Args:
+        key: PRNG key that this call consumes; may be None if ``deterministic`` is True.
+        x: floating or complex array of shape ``(B, *space, C)``, or with its axes elsewhere.
+        rate: probability of dropping a feature map, in [0, 1]; may be traced; a scalar, or an
+            array that broadcasts to the mask, ``(B, 1, ..., C)``.
+        deterministic: if true, returns ``x``; may be traced.
+        channel_axis: axis of ``x`` that counts feature maps.
+        batch_axis: axis of ``x`` that counts examples; None for a single example without one.
+
+    Returns:
+        Array with the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: as `dropout`.
+        ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
+            or an axis is missing or named twice.
+
+    Example:
+        >>> y = spatial_dropout(jax.random.key(1), jnp.ones((2, 5, 5, 8)), 0.5)
+        >>> bool((y == y[:, :1, :1, :]).all())
+        True
+
+    References:
+        Tompson et al., "Efficient object localization using convolutional networks", 2015,
+        section 3.2.
+    """
+    x = _mask.check_array(x)
+    axes = (channel_axis,) if batch_axis is None else (batch_axis, channel_axis)
+    name = "channel_axis" if batch_axis is None else "(batch_axis, channel_axis)"
+    own = check_axes(axes, x.ndim, name)
+    shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
+    return drop(key, x, rate, shape, deterministic=deterministic)

@@ -1,0 +1,151 @@
+"""The one place that draws bits: packed words whose bits are 1 with an exact probability.
+
+Bit-slicing. A word holds the decisions of 32 entries, and an entry is dropped when a uniform
+32-bit integer u lies below the threshold t. Compare from the least to the most significant bit:
+with w the plane of that bit of all 32 u's, ``acc = acc & w`` where the bit of t is 0 leaves
+"u < t so far", and ``acc = acc | ~w`` where it is 1. A uniform bit and its complement are the same
+to us, so ``acc | w`` serves too, and planes below the last set bit of t cost nothing.
+
+Plane 31 - 2 p and plane 30 - 2 p of word number i are the two words of the Threefry-2x32 block
+with the counter (i, p), so that a word depends on the key, its number and the threshold alone:
+not on who else is drawn, in what order, or where.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdrop.masks import _keys, _rate, _sharding
+from jaxdrop.masks._layout import Layout, pack
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = np.uint32(0x1BD11BDA)
+_PAIRS = 16
+# jax.random counts its blocks from 0 in both counter words: the top bit keeps ours apart.
+_DOMAIN = np.uint32(1 << 31)
+
+
+def keep_words(key, rate, layout: Layout, sharding=None):
+    """Packed words, uint32 of ``layout.words_shape``: each bit is 1 where the entry survives.
+
+    Args:
+        key: one PRNG key.
+        rate: a Python float, or an array that broadcasts to the mask shape.
+        layout: where the words lie in the mask.
+        sharding: sharding of the mask on an Explicit mesh, or None.
+    """
+    key = _keys.typed(key)
+    _keys.consume(key)
+    sharding = _sharding.words_sharding(layout, sharding)
+    if isinstance(rate, float):
+        limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np))
+    else:
+        rate = (
+            rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape) if rate.ndim else rate
+        )
+        limit, everything = _rate.threshold(rate)
+    if jax.random.key_impl(key) == "threefry2x32":
+        block = _threefry_blocks(key, layout, sharding)
+    else:
+        block = _generic_blocks(key, layout, sharding)
+
+    def step(i, below):
+        pair = pairs - 1 - i
+        high, low = block(pair)
+        for plane, shift in ((low, 30 - 2 * pair), (high, 31 - 2 * pair)):
+            bit = _bit_words(limit >> jnp.uint32(shift) & np.uint32(1), layout)
+            below = (below & plane) | (bit & (below | plane))
+        return below
+
+    # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
+    varying = (jax.random.key_data(key)[0] & np.uint32(0)) | (
+        limit.sum(dtype=jnp.uint32) & np.uint32(0)
+    )
+    zeros = jnp.zeros(layout.words_shape, jnp.uint32, out_sharding=sharding) | varying
+    pairs = _pairs(limit)
+    below = lax.fori_loop(0, pairs, step, zeros)
+    if isinstance(rate, float):
+        return jnp.zeros_like(below) if everything else ~below
+    return ~(below | _bit_words(everything, layout))
+
+
+def _pairs(limit):
+    """Number of plane pairs down to the last set bit of the threshold."""
+    if isinstance(limit, np.ndarray):
+        trailing = 32 if limit == 0 else (int(limit) & -int(limit)).bit_length() - 1
+        # XLA unrolls a loop of one step, then fuses the hash into the element-wise consumer and
+        # computes it again for every entry. The planes of a second step change no bit.
+        return max(2, (33 - trailing) // 2)
+    if limit.ndim:
+        return _PAIRS  # the largest over all entries would cost a collective on a sharded rate
+    trailing = lax.population_count((limit & (np.uint32(0) - limit)) - np.uint32(1))
+    return ((33 - trailing.astype(jnp.int32)) // 2).astype(jnp.int32)
+
+
+def _bit_words(bit, layout):
+    """A 0/1 value for each entry as words; all ones or zeros where whole words agree."""
+    if bit.ndim == 0:
+        return np.uint32(0) - bit.astype(jnp.uint32)
+    return pack(bit, layout)
+
+
+def _threefry_blocks(key, layout, sharding):
+    words = jax.random.key_data(key)
+    low, high = _word_numbers(layout.words_shape, sharding)
+    high = high * np.uint32(_PAIRS) + _DOMAIN
+    return lambda pair: threefry2x32(words[0], words[1], low, high + jnp.uint32(pair))
+
+
+def _generic_blocks(key, layout, sharding):
+    """Planes of a key of any other implementation, from jax.random itself."""
+
+    def block(pair):
+        plane_key = jax.random.fold_in(key, pair)
+        words = jax.random.bits(plane_key, (2, *layout.words_shape), jnp.uint32)
+        if sharding is not None:
+            words = jax.sharding.reshard(words, jax.sharding.PartitionSpec(None, *sharding.spec))
+        return words[0], words[1]
+
+    return block
+
+
+def _word_numbers(shape, sharding):
+    """Row-major number of each word as ``(low 32 bits, the rest)``.
+
+    The rest counts whole leading axes: as many trailing axes as 32 bits can number go into the
+    low part.
+    """
+    low, high, stride, leading = jnp.uint32(0), jnp.uint32(0), 1, 1
+    for axis in range(len(shape) - 1, -1, -1):
+        position = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
+        if leading == 1 and stride * shape[axis] <= 1 << 32:
+            low = low + position * np.uint32(stride)
+            stride *= shape[axis]
+        else:
+            high = high + position * np.uint32(leading)
+            leading *= shape[axis]
+    if leading > 1 << 27:
+        raise ValueError(f"shape: expected at most 2**59 words, got words of shape {shape}")
+    return low, high
+
+
+def threefry2x32(key0, key1, x0, x1):
+    """The Threefry-2x32 block cipher with 20 rounds, element-wise on uint32 arrays.
+
+    Written out because JAX's own primitive lowers to a loop over whole arrays on the CPU, and
+    because the bits may not change with the version of JAX.
+
+    References:
+        Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011, section 4.1.
+    """
+    schedule = (key0, key1, key0 ^ key1 ^ _PARITY)
+    x0, x1 = x0 + key0, x1 + key1
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = x1 << np.uint32(rotation) | x1 >> np.uint32(32 - rotation)
+            x1 = x0 ^ x1
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + schedule[(group + 2) % 3] + np.uint32(group + 1)
+    return x0, x1

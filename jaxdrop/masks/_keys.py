@@ -1,0 +1,52 @@
+"""What counts as a key: one typed PRNG key, or one legacy uint32 key."""
+
+import jax
+import jax.numpy as jnp
+
+_REMEDY = "write jax.random.key(0), or take a fresh one from jax.random.split(key)"
+
+
+def check_key(key):
+    """Raises unless ``key`` is a single PRNG key, typed or legacy."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not hasattr(key, "ndim"):
+        raise TypeError(
+            f"key: expected one PRNG key, got {key!r} of type {type(key).__name__}; {_REMEDY}"
+        )
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        batch = key.shape
+    elif dtype == jnp.uint32 and key.ndim >= 1 and key.shape[-1:] == _legacy_shape():
+        batch = key.shape[:-1]
+    else:
+        raise TypeError(
+            f"key: expected one PRNG key, got an array of dtype {dtype} and shape {key.shape}; "
+            f"{_REMEDY}"
+        )
+    if batch:
+        raise ValueError(
+            f"key: expected one PRNG key, got a batch of shape {batch}; "
+            "map over it with jax.vmap, or pass a single one such as keys[0]"
+        )
+
+
+def typed(key):
+    """The key as a typed one; a legacy key belongs to the default implementation."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key)
+
+
+def consume(key):
+    """Marks the key as used up, so that the key-reuse checker sees a second use.
+
+    Reading a key's words does not count as using it; drawing bits does, even none of them.
+    """
+    if jax.config.jax_debug_key_reuse:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.random.bits(key, (0,))
+
+
+def _legacy_shape():
+    # Threefry keys hold two words, those of rbg and unsafe_rbg four. Asking JAX for the shape
+    # of a default key would put an operation into every eager call.
+    name = jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
+    return (2,) if name == "threefry2x32" else (4,)

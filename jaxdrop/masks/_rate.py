@@ -1,0 +1,74 @@
+"""From a rate to an integer drop threshold, and from that to the exact keep probability.
+
+A mask bit is set when a uniform 32-bit integer lies below the threshold, so the threshold over
+2**32 is the probability that the bits really have. It is rounded to few significant bits,
+because every one of them costs random words: 16 bits, and more for rates near 0 or 1, where 16
+would leave a relative error above 1 %.
+"""
+
+import numbers
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def check_rate(rate, name="rate"):
+    """Returns a Python float for a rate known now and one for all entries, else a jax array.
+
+    Raises:
+        TypeError: ``rate`` is a bool, or no real number.
+        ValueError: a known ``rate`` lies outside [0, 1] or is NaN.
+    """
+    if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
+        rate = float(rate)
+        known = np.float64(rate)
+    else:
+        dtype = getattr(rate, "dtype", None)
+        if dtype is None or not (
+            jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+        ):
+            raise TypeError(
+                f"{name}: expected a real number in [0, 1] or an array of them, got {rate!r}; "
+                f"write for example {name}=0.1"
+            )
+        if isinstance(rate, Tracer):
+            return rate
+        known = np.asarray(rate, np.float64)
+        rate = rate if known.ndim or isinstance(rate, jax.Array) else float(known)
+    if not np.all((known >= 0.0) & (known <= 1.0)):  # false for NaN too
+        raise ValueError(
+            f"{name}: expected probabilities of dropping, in [0, 1], got {rate}; "
+            "a keep probability p is the rate 1 - p"
+        )
+    return rate
+
+
+def threshold(rate, xp=jnp):
+    """Drop threshold of ``rate``: ``(uint32 threshold, bool everything)``, shaped like ``rate``.
+
+    The decision is taken in float32 and integers alone, so that NumPy (``xp=np``, at trace time)
+    and XLA agree to the bit. ``everything`` stands for the threshold 2**32, which no uint32 holds.
+    Rounded to a step of 2**-m with m = 16, or m = 8 - log2(min(rate, 1 - rate)) if that is more.
+    """
+    rate = xp.asarray(rate, xp.float32)
+    _, exponent = xp.frexp(xp.minimum(rate, np.float32(1) - rate))
+    bits = xp.clip(np.int32(8) - exponent, np.int32(16), np.int32(32))
+    steps = xp.round(xp.ldexp(rate, bits))
+    everything = rate >= np.float32(1)
+    steps = xp.where(everything | ~(rate > np.float32(0)), np.float32(0), steps)
+    return steps.astype(xp.uint32) << (32 - bits).astype(xp.uint32), everything
+
+
+def keep_probability(rate, xp=jnp):
+    """Probability in float32 that an entry of a mask drawn at ``rate`` survives.
+
+    A rate outside [0, 1], which can only be a traced one here, gives NaN.
+    """
+    dropped, everything = threshold(rate, xp)
+    kept = ((~dropped).astype(xp.float32) + np.float32(1)) * np.float32(2**-32)
+    kept = xp.where(everything, np.float32(0), kept)
+    rate = xp.asarray(rate, xp.float32)
+    valid = (rate >= np.float32(0)) & (rate <= np.float32(1))
+    return xp.where(valid, kept, np.float32(np.nan))

@@ -1,0 +1,65 @@
+"""Shardings of a mask and its words on Explicit meshes, where JAX never reshards silently.
+
+On Auto meshes, and without a mesh, every function here gives None and XLA propagates x's sharding.
+"""
+
+import math
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def mask_sharding(x, shape):
+    """Sharding of a mask of ``shape`` that broadcasts to ``x``, or None where XLA decides."""
+    sharding = jax.typeof(x).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    entries = _entries(sharding.spec, x.ndim)[x.ndim - len(shape) :]
+    aligned = x.shape[x.ndim - len(shape) :]
+    kept = [e if size == whole else None for e, size, whole in zip(entries, shape, aligned)]
+    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+
+
+def words_sharding(layout, sharding):
+    """Sharding of the packed words under a mask sharded like ``sharding``."""
+    if sharding is None:
+        return None
+    entries = _entries(sharding.spec, len(layout.shape))
+    packed = None
+    if (
+        layout.stop - layout.start == 1
+        and layout.words_shape[layout.start] % _devices(sharding.mesh, entries[layout.start]) == 0
+        and layout.size % 32 == 0
+    ):
+        packed = entries[layout.start]
+    spec = (*entries[: layout.start], packed, *entries[layout.stop :])
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+def unpacked_shardings(words, layout):
+    """Shardings ``(words with a lane axis, mask)`` that follow from those of the words."""
+    sharding = jax.typeof(words).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None, None
+    entries = _entries(sharding.spec, words.ndim)
+    before, packed, after = (
+        entries[: layout.start],
+        entries[layout.start],
+        entries[layout.start + 1 :],
+    )
+    run = [packed] + [None] * (layout.stop - layout.start - 1)
+    if layout.stop == layout.start:  # a mask of rank 0 has one word and no axis
+        run = []
+    return (
+        NamedSharding(sharding.mesh, PartitionSpec(*before, packed, None, *after)),
+        NamedSharding(sharding.mesh, PartitionSpec(*before, *run, *after)),
+    )
+
+
+def _entries(spec, rank):
+    return (*spec, *(None,) * (rank - len(spec)))
+
+
+def _devices(mesh, entry):
+    names = entry if isinstance(entry, tuple) else (entry,)
+    return math.prod(mesh.shape[name] for name in names if name is not None)
