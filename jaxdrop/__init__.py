@@ -10,8 +10,27 @@ A floor imports only from the floors below it. The functions of floor 2 stand he
 """
 
 from jaxdrop import functional as functional
+from jaxdrop import linen as linen
 from jaxdrop import masks as masks
+from jaxdrop import mc as mc
+from jaxdrop import nnx as nnx
+from jaxdrop import plots as plots
+from jaxdrop import uncertainty as uncertainty
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
+
+__all__ = [
+    "dropout",
+    "functional",
+    "linen",
+    "masks",
+    "mc",
+    "mc_dropout",
+    "nnx",
+    "plots",
+    "spatial_dropout",
+    "uncertainty",
+    "variational_dropout",
+]

@@ -1,6 +1,7 @@
 """What every function does: check early, choose the static or the traced way, draw, apply."""
 
 import functools
+import numbers
 import operator
 
 import jax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.masks import _keys, _mask, _rate
+
+Key = jax.Array | None
+Flag = bool | jax.Array
 
 
 def drop(key, x, rate, mask_shape, *, deterministic):
@@ -18,13 +22,11 @@ def drop(key, x, rate, mask_shape, *, deterministic):
     """
     rate = _rate.check_rate(rate)
     _mask.check_broadcast(rate, mask_shape)
-    deterministic = check_flag(deterministic)
-    if deterministic is True:
-        return x
+    flag = check_flag(deterministic)
+    if not draws(rate, flag):
+        return x if flag is True or rate == 0.0 else jnp.zeros_like(x)
     _keys.check_key(key)
-    flag = None if deterministic is False else deterministic
-    if flag is None and isinstance(rate, float) and rate in (0.0, 1.0):
-        return x if rate == 0.0 else jnp.zeros_like(x)
+    flag = None if flag is False else flag
     if isinstance(rate, float):
         return _drop(key, x, None, flag, rate=rate, mask_shape=mask_shape)
     return _drop(key, x, rate, flag, rate=None, mask_shape=mask_shape)
@@ -36,6 +38,13 @@ def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape):
     if deterministic is not None:
         rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
     return _mask.select(_mask.draw(key, rate, mask_shape, like=x), x)
+
+
+def draws(rate, deterministic):
+    """Whether a call needs a key: not if the flag or a rate of 0 or 1 settles every decision."""
+    flag = check_flag(deterministic)
+    settled = isinstance(rate, numbers.Real) and rate in (0, 1)
+    return not (flag is True or (flag is False and settled))
 
 
 def check_flag(deterministic):

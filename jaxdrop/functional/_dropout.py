@@ -1,10 +1,22 @@
 """Dropout of single entries, in training and at inference."""
 
-from jaxdrop.functional._drop import check_axes, drop, shared_shape
+from collections.abc import Sequence
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_axes, drop, shared_shape
 from jaxdrop.masks import _mask
 
 
-def dropout(key, x, rate, *, deterministic=False, broadcast_dims=()):
+def dropout(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    broadcast_dims: Sequence[int] = (),
+) -> jax.Array:
     """Zeros entries of an array at random and rescales the rest.
 
     Each entry survives with probability ``1 - rate`` and is then divided by it, so the mean over
@@ -12,7 +24,8 @@ def dropout(key, x, rate, *, deterministic=False, broadcast_dims=()):
     the asked one, within 1 % of a small rate, and exact for rates such as 0.5 or 0.25.
 
     Args:
-        key: PRNG key that this call consumes; may be None if ``deterministic`` is True.
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
         x: floating or complex array of any shape.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the shape of ``x`` (with 1 on the ``broadcast_dims``).
@@ -42,14 +55,22 @@ def dropout(key, x, rate, *, deterministic=False, broadcast_dims=()):
     return drop(key, x, rate, shared_shape(x, axes), deterministic=deterministic)
 
 
-def mc_dropout(key, x, rate, *, deterministic=False, broadcast_dims=()):
+def mc_dropout(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    broadcast_dims: Sequence[int] = (),
+) -> jax.Array:
     """Dropout that is meant to stay on at inference, where every pass samples a sub-network.
 
     The same values as `dropout` for the same arguments. The difference lies in the modules:
     ``MCDropout`` stays on when the model is put in evaluation mode.
 
     Args:
-        key: PRNG key that this call consumes; may be None if ``deterministic`` is True.
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
         x: floating or complex array of any shape.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the shape of ``x`` (with 1 on the ``broadcast_dims``).

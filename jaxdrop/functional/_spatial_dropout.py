@@ -1,17 +1,29 @@
 """Dropout of whole feature maps."""
 
-from jaxdrop.functional._drop import check_axes, drop
+import jax
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_axes, drop
 from jaxdrop.masks import _mask
 
 
-def spatial_dropout(key, x, rate, *, deterministic=False, channel_axis=-1, batch_axis=0):
+def spatial_dropout(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    channel_axis: int = -1,
+    batch_axis: int | None = 0,
+) -> jax.Array:
     """Zeros whole feature maps of each example and rescales the rest.
 
     One decision for each example and channel, shared by all positions in space, in 1, 2, 3 or more
     dimensions; the mean over keys is ``x``.
 
     Args:
-        key: PRNG key that this call consumes; may be None if ``deterministic`` is True.
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
         x: floating or complex array of shape ``(B, *space, C)``, or with its axes elsewhere.
         rate: probability of dropping a feature map, in [0, 1]; may be traced; a scalar, or an
             array that broadcasts to the mask, ``(B, 1, ..., C)``.

@@ -1,17 +1,28 @@
 """Dropout with one mask for all time steps."""
 
-from jaxdrop.functional._drop import check_axes, drop, shared_shape
+import jax
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_axes, drop, shared_shape
 from jaxdrop.masks import _mask
 
 
-def variational_dropout(key, x, rate, *, deterministic=False, time_axis=1):
+def variational_dropout(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    time_axis: int = 1,
+) -> jax.Array:
     """Zeros the same entries at every time step of a sequence and rescales the rest.
 
     One decision for each example and feature, shared along ``time_axis``; independent between
     examples. The mean over keys is ``x``.
 
     Args:
-        key: PRNG key that this call consumes; may be None if ``deterministic`` is True.
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
         x: floating or complex array, of shape ``(B, L, C)`` or with its time axis elsewhere.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the mask, ``(B, 1, C)``.

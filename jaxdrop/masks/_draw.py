@@ -41,9 +41,8 @@ def keep_words(key, rate, layout: Layout, sharding=None):
     if isinstance(rate, float):
         limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np))
     else:
-        rate = (
-            rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape) if rate.ndim else rate
-        )
+        if rate.ndim:
+            rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
         limit, everything = _rate.threshold(rate)
     if jax.random.key_impl(key) == "threefry2x32":
         block = _threefry_blocks(key, layout, sharding)
@@ -59,10 +58,9 @@ def keep_words(key, rate, layout: Layout, sharding=None):
         return below
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
-    varying = (jax.random.key_data(key)[0] & np.uint32(0)) | (
-        limit.sum(dtype=jnp.uint32) & np.uint32(0)
-    )
-    zeros = jnp.zeros(layout.words_shape, jnp.uint32, out_sharding=sharding) | varying
+    varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32)
+    zeros = jnp.zeros(layout.words_shape, jnp.uint32, out_sharding=sharding)
+    zeros = zeros | (varying & np.uint32(0))
     pairs = _pairs(limit)
     below = lax.fori_loop(0, pairs, step, zeros)
     if isinstance(rate, float):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from jaxdrop.masks import _keys, _rate, _sharding
 from jaxdrop.masks._draw import keep_words
@@ -39,11 +42,11 @@ class Mask:
     keep_prob: jax.Array
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
-    def unpack(self):
+    def unpack(self) -> jax.Array:
         """Booleans of ``shape``, True where an entry survives."""
         return _unpack(self.words, shape=self.shape)
 
-    def apply(self, x):
+    def apply(self, x: ArrayLike) -> jax.Array:
         """Zeros the dropped entries of ``x`` and divides the others by ``keep_prob``.
 
         A dropped inf or NaN becomes 0, and so does its gradient. Kept for the backward pass are
@@ -78,7 +81,7 @@ class Mask:
         return f"Mask(shape={self.shape}, keep_prob={kept})"
 
 
-def sample(key, rate, shape) -> Mask:
+def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
     """Draws a mask: which entries of an array of ``shape`` survive dropout at ``rate``.
 
     The same key, rate and shape give the same mask in every transform, on every device and mesh
@@ -112,17 +115,16 @@ def sample(key, rate, shape) -> Mask:
     _keys.check_key(key)
     rate = _rate.check_rate(rate)
     try:
-        shape = tuple(shape if isinstance(shape, tuple | list) else (shape,))
-        shape = tuple(map(_as_size, shape))
+        sizes = tuple(map(_as_size, shape))
     except TypeError:
         raise TypeError(
             f"shape: expected a tuple of non-negative integers, got {shape!r}; "
             "write for example (8, 128), or x.shape"
         ) from None
-    check_broadcast(rate, shape)
+    check_broadcast(rate, sizes)
     if isinstance(rate, float):
-        return _sample(key, None, rate=rate, shape=shape)
-    return _sample(key, rate, rate=None, shape=shape)
+        return _sample(key, None, rate=rate, shape=sizes)
+    return _sample(key, rate, rate=None, shape=sizes)
 
 
 def draw(key, rate, shape, *, like=None) -> Mask:
@@ -141,7 +143,7 @@ def select(mask: Mask, x):
     return jax.checkpoint(_select, prevent_cse=False)(mask, x)
 
 
-def check_array(x, name="x"):
+def check_array(x: Any, name: str = "x") -> jax.Array:
     """``x`` as an array, refused if its dtype is not floating or complex."""
     if not hasattr(x, "dtype"):
         x = jnp.asarray(x)

@@ -1,0 +1,127 @@
+"""Many stochastic passes as one jitted program, reduced while they run."""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop.masks import _keys
+from jaxdrop.mc import _trace
+from jaxdrop.mc._audit import audit
+from jaxdrop.mc._summaries import Summary, moments
+
+
+def predict(
+    fn: Any,
+    key: Any,
+    *args: Any,
+    num_samples: int = 100,
+    summary: Summary | None = None,
+    chunk_size: int = 10,
+    **kwargs: Any,
+) -> Any:
+    """Runs ``fn`` with many keys and summarises its outputs.
+
+    Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``: it depends on the key and
+    on ``i`` alone, so the masks are the same bits for every ``chunk_size``, and the outputs agree
+    to the rounding of the matrix products. All passes are one program, compiled once for the
+    shapes of the arguments; what does not depend on the key runs once.
+
+    Args:
+        fn: function of a PRNG key and more arguments, from `from_linen`, `from_nnx` or of your
+            own; returns an array or a pytree of arrays.
+        key: PRNG key.
+        *args: arguments of ``fn`` after the key. Arrays are traced; all else, such as
+            ``train=False``, is passed as it is and has to be hashable.
+        num_samples: number of passes, at least 1.
+        summary: what to make of the samples: `moments` (the default), `classification`,
+            `samples`.
+        chunk_size: number of passes that run side by side. Memory grows with it.
+        **kwargs: keyword arguments of ``fn``.
+
+    Returns:
+        The result of the summary.
+
+    Raises:
+        TypeError: ``num_samples`` or ``chunk_size`` is no integer, or ``key`` no PRNG key.
+        ValueError: one of them is below 1, or the output does not depend on the key; the message
+            holds the audit.
+
+    Example:
+        >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
+        >>> x = jnp.ones((3, 4))
+        >>> fn = from_linen(model, model.init(jax.random.key(0), x))
+        >>> out = predict(fn, jax.random.key(1), x, num_samples=50)
+        >>> out.mean.shape, bool((out.variance > 0).all())
+        ((3, 2), True)
+
+    References:
+        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
+        deep learning", 2016, eq. 6 and 9.
+    """
+    _keys.check_key(key)
+    num_samples = _at_least_one(num_samples, "num_samples")
+    chunk_size = min(_at_least_one(chunk_size, "chunk_size"), num_samples)
+    arrays, static = _trace.split((fn, args, kwargs))
+    return _predict(
+        key,
+        arrays,
+        static=static,
+        num_samples=num_samples,
+        chunk_size=chunk_size,
+        summary=moments() if summary is None else summary,
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("static", "num_samples", "chunk_size", "summary"), inline=False
+)
+def _predict(key, arrays, *, static, num_samples, chunk_size, summary):
+    fn, args, kwargs = _trace.join(arrays, static)
+    key = _keys.typed(key)
+    report = audit(fn, key, *args, **kwargs)
+    if not report.depends_on_key:
+        raise ValueError(
+            "fn: expected a function whose output depends on the key, got one that gives the same "
+            "output in every pass; make it with jaxdrop.mc.from_linen or from_nnx, or give its "
+            f"dropout a rate above 0. Its sites:\n{report}"
+        )
+
+    def one(key):
+        return fn(key, *args, **kwargs)
+
+    def several(state, start, size):
+        numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        # Under vmap the other implementations draw for the whole batch from its first key, which
+        # would make samples depend on the chunk they fall into.
+        mapped = jax.vmap if jax.random.key_impl(key) == "threefry2x32" else _in_turn
+        return summary.update(state, mapped(one)(keys), start)
+
+    chunks, rest = divmod(num_samples, chunk_size)
+    state = summary.init(jax.eval_shape(one, key), num_samples)
+    state = jax.lax.fori_loop(
+        0, chunks, lambda i, state: several(state, i * chunk_size, chunk_size), state
+    )
+    if rest:
+        state = several(state, jnp.int32(chunks * chunk_size), rest)
+    return summary.result(state)
+
+
+def _in_turn(fn):
+    return functools.partial(jax.lax.map, fn)
+
+
+def _at_least_one(value, name):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected an integer, got {value!r}; write for example {name}=100"
+        ) from None
+    if isinstance(value, bool | np.bool_) or number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}; write for example {name}=100")
+    return number

@@ -1,0 +1,61 @@
+"""Dropout sites: how an adapter marks one, and keys that no two sites share."""
+
+import hashlib
+import json
+import numbers
+from typing import NamedTuple
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+_MARK = "jaxdrop.site:"
+
+
+class Site(NamedTuple):
+    """A place in a model where dropout sits.
+
+    Attributes:
+        path: names of the modules that lead to it, joined by slashes.
+        kind: class of the module.
+        rate: probability of dropping; None where it is an array.
+        shape: shape of what is dropped from.
+        live: whether a pass drops anything there.
+    """
+
+    path: str
+    kind: str
+    rate: float | None
+    shape: tuple[int, ...]
+    live: bool
+
+
+def is_live(rate, deterministic):
+    """Whether a site with this rate and flag drops anything; traced ones may."""
+    return deterministic is not True and not (isinstance(rate, numbers.Real) and rate == 0)
+
+
+def mark(x, path, kind, rate, live):
+    """``x``, with the site noted in the traced program, where the audit reads it.
+
+    The note survives jit, its cache and every transform, and compiles to nothing.
+    """
+    rate = float(rate) if isinstance(rate, numbers.Real) else None
+    note = ("/".join(map(str, path)), kind.__name__, rate, live)
+    return checkpoint_name(x, _MARK + json.dumps(note))
+
+
+def read_mark(equation):
+    """The `Site` that an equation of a jaxpr notes, or None."""
+    name = equation.params.get("name")
+    if equation.primitive.name != "name" or not str(name).startswith(_MARK):
+        return None
+    path, kind, rate, live = json.loads(name[len(_MARK) :])
+    return Site(path, kind, rate, equation.outvars[0].aval.shape, live)
+
+
+def site_key(key, path):
+    """A key for the site at ``path``: paths that differ in any name give different keys."""
+    digest = hashlib.sha256(json.dumps([str(name) for name in path]).encode()).digest()
+    for start in (0, 4):
+        key = jax.random.fold_in(key, int.from_bytes(digest[start : start + 4], "little"))
+    return key

@@ -1,0 +1,89 @@
+"""Reading a traced program: its dropout sites, and whether its outputs depend on an input."""
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxdrop.mc._site import read_mark
+
+
+def sites(jaxpr):
+    """Every marked `Site` of a program and of all programs inside it, in order."""
+    for equation in jaxpr.eqns:
+        site = read_mark(equation)
+        if site is not None:
+            yield site
+        for inner in _inner(equation):
+            yield from sites(inner)
+
+
+def depends(jaxpr, inputs):
+    """For each output of a program, whether it depends on one of the marked inputs.
+
+    Args:
+        jaxpr: the program, open.
+        inputs: a bool for each of its input variables.
+
+    Returns:
+        A list of bools. Loops and branches count as depending on whatever enters them.
+    """
+    tainted = {variable for variable, is_marked in zip(jaxpr.invars, inputs) if is_marked}
+
+    def marked(variable):
+        return not isinstance(variable, Literal) and variable in tainted
+
+    for equation in jaxpr.eqns:
+        entering = [marked(variable) for variable in equation.invars]
+        if not any(entering):
+            continue
+        inner = list(_inner(equation))
+        if len(inner) == 1 and _is_call(equation, inner[0]):
+            leaving = depends(inner[0], entering)
+        else:
+            leaving = [True] * len(equation.outvars)
+        tainted.update(v for v, is_marked in zip(equation.outvars, leaving) if is_marked)
+    return [marked(variable) for variable in jaxpr.outvars]
+
+
+def trace(fn, key, args, kwargs):
+    """The open jaxpr of ``fn(key, *args, **kwargs)``, nothing run; its first input is the key."""
+    dynamic, static = split((fn, args, kwargs))
+
+    def call(key, dynamic):
+        fn, args, kwargs = join(dynamic, static)
+        return fn(key, *args, **kwargs)
+
+    return jax.make_jaxpr(call)(key, dynamic).jaxpr
+
+
+def split(tree):
+    """A pytree as ``(arrays, the rest)``: the arrays to trace, the rest hashable."""
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
+    rest = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    return arrays, (structure, rest)
+
+
+def join(arrays, static):
+    """The pytree that `split` took apart."""
+    structure, rest = static
+    leaves = [b if a is None else a for a, b in zip(arrays, rest)]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_array(leaf):
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _is_call(equation, inner):
+    name = equation.primitive.name
+    same = len(inner.invars) == len(equation.invars)
+    return same and name not in ("scan", "while", "cond")
+
+
+def _inner(equation):
+    for value in equation.params.values():
+        for program in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(program, ClosedJaxpr):
+                yield program.jaxpr
+            elif isinstance(program, Jaxpr):
+                yield program
