@@ -68,13 +68,13 @@ def unpack(words, layout: Layout):
         shape = layout.run(size // WORD, WORD)
         dimensions = [d for d in range(len(shape)) if d != axis + 1]
         words = lax.broadcast_in_dim(words, shape, dimensions, out_sharding=spread)
-        bits = words & _lanes(WORD, layout)
+        bits = words & _lanes(WORD, layout, axis + 1)
     else:
         # Gathering with a constant index never communicates, however the mask is sharded;
         # padding and slicing does, when the packed axis is split over devices.
         index = (slice(None),) * axis + (lax.iota(jnp.int32, size) // np.int32(WORD),)
         words = words.at[index].get(mode="promise_in_bounds", indices_are_sorted=True)
-        bits = words & _lanes(size, layout)
+        bits = words & _lanes(size, layout, axis)
     return lax.reshape(bits != np.uint32(0), layout.shape, out_sharding=whole)
 
 
@@ -94,12 +94,12 @@ def pack(bits, layout: Layout):
     padding[layout.start] = (0, -layout.size % WORD)
     bits = jnp.pad(bits, padding)
     bits = bits.reshape(*rows[: layout.start], -1, WORD, *bits.shape[layout.start + 1 :])
-    values = bits.astype(jnp.uint32) * _lanes(WORD, layout)
+    values = bits.astype(jnp.uint32) * _lanes(WORD, layout, layout.start + 1)
     return jnp.sum(values, axis=layout.start + 1, dtype=jnp.uint32)
 
 
-def _lanes(size, layout):
-    """The bit of each of ``size`` entries in its word, shaped to stand before the axes after."""
-    shape = (size, *(1,) * (len(layout.shape) - layout.stop))
-    entry = lax.broadcasted_iota(jnp.uint32, shape, 0)
+def _lanes(size, layout, axis):
+    """The bit of each of ``size`` entries in its word, along one axis of an array of bits."""
+    shape = [1] * axis + [size] + [1] * (len(layout.shape) - layout.stop)
+    entry = lax.broadcasted_iota(jnp.uint32, shape, axis)
     return np.uint32(1) << (entry & np.uint32(WORD - 1))

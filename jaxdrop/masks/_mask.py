@@ -198,7 +198,14 @@ def _select(mask, x):
     sharding = _sharding.mask_sharding(x, mask.shape)
     if sharding is not None:
         keep = jax.sharding.reshard(keep, sharding)
-    return jnp.where(keep, _scale(mask.keep_prob, x), jnp.zeros((), x.dtype))
+    keep, keep_prob = _leading(keep, x), _leading(mask.keep_prob, x)
+    return jnp.where(keep, _scale(keep_prob, x), jnp.zeros((), x.dtype))
+
+
+def _leading(values, x):
+    """Values that are no scalar with leading axes of size 1 up to the rank of ``x``."""
+    missing = x.ndim - values.ndim
+    return values.reshape((1,) * missing + values.shape) if values.ndim and missing else values
 
 
 def _scale(keep_prob, x):

@@ -147,7 +147,7 @@ def _update_moments(state, samples, start):
     def merge(mean, squares, chunk):
         chunk = chunk.astype(mean.dtype)
         chunk_mean = chunk.mean(0)
-        chunk_squares = jnp.square(chunk - chunk_mean).sum(0)
+        chunk_squares = jnp.square(chunk - chunk_mean[None]).sum(0)
         share = jnp.asarray(size / count, mean.dtype)
         delta = chunk_mean - mean
         before = jnp.asarray(state.count, mean.dtype)

@@ -1,0 +1,187 @@
+"""The demo: a digit classifier with dropout, and how sure it is."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from scipy import ndimage
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+from jaxdrop import linen, mc, plots, uncertainty
+
+_BATCH = 64
+_ANGLES = np.arange(0, 181, 15)
+_SLANT = 30
+_KEPT = (1.0, 0.9, 0.8, 0.5)
+
+
+class _Network(nn.Module):
+    """Two convolutions and two dense layers, with dropout after each of the first three."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Conv(32, (3, 3))(images))
+        x = linen.SpatialDropout(0.1, deterministic=not train)(x)
+        x = nn.relu(nn.Conv(64, (3, 3), strides=2)(x))
+        x = linen.SpatialDropout(0.1, deterministic=not train)(x)
+        x = nn.relu(nn.Dense(128)(x.reshape(len(x), -1)))
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(10)(x)
+
+
+def run(seed, epochs, num_samples, output):
+    """Trains, predicts, prints the tables and saves the picture."""
+    started = time.perf_counter()
+    train, (images, labels) = _data(seed)
+    model = _Network()
+    key = jax.random.key(seed)
+    variables = _train(model, jax.random.fold_in(key, 0), train, epochs)
+    forward = jax.jit(model.apply)
+    fn = mc.from_linen(model, variables)
+
+    def predict(number, images):
+        """Mean probabilities of one pass and of many, and the whole summary of the many."""
+        key_ = jax.random.fold_in(key, number)
+        summary = mc.classification()
+        sampled = mc.predict(fn, key_, images, num_samples=num_samples, summary=summary)
+        one_pass = jax.nn.softmax(forward(variables, images))
+        return {"one pass": one_pass, f"{num_samples} MC samples": sampled.probabilities}, sampled
+
+    print(f"\nDropout sites that are live in Monte-Carlo prediction\n{mc.audit(fn, key, images)}")
+    upright, sampled = predict(1, images)
+    slanted, _ = predict(2, _turn(images, _SLANT))
+    _print_scores("Test digits as they are", upright, labels)
+    _print_scores(
+        f"The same digits turned by {_SLANT}°, as never seen in training", slanted, labels
+    )
+
+    chosen = _most_certain(sampled, labels)
+    turned = np.concatenate([_turn(images[chosen : chosen + 1], angle) for angle in _ANGLES])
+    turning = predict(3, turned)
+    _print_turning(*turning, int(labels[chosen]))
+    curves = {name: _curve(row, labels) for name, row in slanted.items()}
+    _print_refusing(curves)
+    path = _draw(output, slanted, labels, curves, turned, turning[1])
+    print(f"\n{time.perf_counter() - started:.0f} s. Picture: {path}")
+
+
+def _data(seed):
+    pixels, labels = load_digits(return_X_y=True)
+    images = (pixels / 16.0).astype(np.float32).reshape(-1, 8, 8, 1)
+    order = np.random.default_rng(seed).permutation(len(images))
+    half = len(images) // 2
+    first, second = order[:half], order[half:]
+    labels = labels.astype(np.int32)
+    return (images[first], labels[first]), (images[second], labels[second])
+
+
+def _train(model, key, data, epochs):
+    images, labels = map(jnp.asarray, data)
+    steps = len(images) // _BATCH
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, epochs * steps))
+    variables = model.init(jax.random.fold_in(key, 0), images[:1])
+
+    def loss(variables, key, images, labels):
+        logits = model.apply(variables, images, train=True, rngs={"dropout": key})
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def step(state, batch):
+        variables, memory = state
+        key, images, labels = batch
+        value, gradient = jax.value_and_grad(loss)(variables, key, images, labels)
+        updates, memory = optimizer.update(gradient, memory)
+        return (optax.apply_updates(variables, updates), memory), value
+
+    @jax.jit
+    def epoch(state, key):
+        order_key, step_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, len(images))[: steps * _BATCH]
+        order = order.reshape(steps, _BATCH)
+        keys = jax.random.split(step_key, steps)
+        state, losses = jax.lax.scan(step, state, (keys, images[order], labels[order]))
+        return state, losses.mean()
+
+    state = variables, optimizer.init(variables)
+    with tqdm(range(1, epochs + 1), desc="training", unit="epoch", ncols=78) as bar:
+        for number in bar:
+            state, value = epoch(state, jax.random.fold_in(key, number))
+            bar.set_postfix(loss=f"{value:.3f}")
+    return state[0]
+
+
+def _turn(images, angle):
+    turned = ndimage.rotate(images, angle, axes=(1, 2), reshape=False, order=1)
+    return turned.clip(0, 1).astype(np.float32)
+
+
+def _most_certain(sampled, labels):
+    """The test digit the model is right and surest of, among shapes with no other way up."""
+    right = (sampled.probabilities.argmax(-1) == labels) & np.isin(labels, (2, 3, 4, 7))
+    return int(np.argmin(np.where(right, sampled.mutual_information, np.inf)))
+
+
+def _curve(probabilities, labels):
+    wrong = probabilities.argmax(-1) != labels
+    return uncertainty.risk_coverage(uncertainty.entropy(probabilities), wrong)
+
+
+def _print_scores(title, predictions, labels):
+    print(f"\n{title}\n{'':22}  accuracy       NLL     Brier       ECE")
+    for name, probabilities in predictions.items():
+        scores = (
+            uncertainty.accuracy(probabilities, labels),
+            uncertainty.negative_log_likelihood(probabilities, labels),
+            uncertainty.brier_score(probabilities, labels),
+            uncertainty.expected_calibration_error(probabilities, labels),
+        )
+        print(f"{name:22}" + "".join(f"{float(score):10.4f}" for score in scores))
+
+
+def _print_turning(predictions, sampled, digit):
+    one_pass, many = predictions.values()
+    print(f"\nA {digit}, turned: class and its probability, and what the model does not know")
+    print("angle  one pass  MC samples  mutual information, nats")
+    for angle, one, row, information in zip(_ANGLES, one_pass, many, sampled.mutual_information):
+        first = f"{int(one.argmax())}  {float(one.max()):.2f}"
+        second = f"{int(row.argmax())}  {float(row.max()):.2f}"
+        bar = "#" * round(30 * float(information))
+        print(f"{angle:4d}°   {first}     {second}       {information:.3f} {bar}".rstrip())
+
+
+def _print_refusing(curves):
+    print(f"\nTurned by {_SLANT}°: accuracy of those kept when the least certain are refused")
+    print(f"{'share kept':22}" + "".join(f"{share:10.0%}" for share in _KEPT))
+    for name, curve in curves.items():
+        last = [round(share * len(curve.risk)) - 1 for share in _KEPT]
+        print(f"{name:22}" + "".join(f"{float(1 - curve.risk[i]):10.4f}" for i in last))
+
+
+def _draw(output, predictions, labels, curves, turned, turning):
+    """Saves the picture and returns its path."""
+    figure, (left, middle, right) = plots.figure(3)
+    left.plot(_ANGLES, turning.mutual_information, "o-", label="mutual information, nats")
+    left.plot(_ANGLES, turning.probabilities.max(-1), "s--", label="highest probability")
+    for angle, image, row in zip(_ANGLES, turned, turning.probabilities):
+        place = left.inset_axes((angle - 7, 1.12, 14, 0.16), transform=left.transData)
+        place.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+        place.set(xticks=[], yticks=[])
+        left.text(angle, 1.05, str(int(row.argmax())), ha="center", va="center")
+    left.set(xlabel="turned by, degrees", title="A digit turned, and what it is taken for")
+    left.set(ylim=(0, 1.32), xlim=(-10, 190), xticks=_ANGLES[::2])
+    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncol=2)
+    plots.risk_coverage(middle, curves)
+    middle.set(title=f"Digits turned by {_SLANT}°: refusing the least certain")
+    reliability = {
+        name: uncertainty.reliability_curve(probabilities, labels, num_bins=10)
+        for name, probabilities in predictions.items()
+    }
+    plots.reliability_diagram(right, reliability)
+    right.set(title=f"Digits turned by {_SLANT}°: reliability")
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "uncertainty.png"
+    figure.savefig(path, dpi=110)
+    return path

@@ -1,0 +1,83 @@
+"""Figures without pyplot: nothing global, no window, the same on every machine."""
+
+
+def figure(num_axes, *, width=4.6, height=4.0):
+    """A new figure with its axes side by side.
+
+    Args:
+        num_axes: number of axes, at least 1.
+        width: width of each, in inches.
+        height: height, in inches.
+
+    Returns:
+        ``(matplotlib.figure.Figure, list of its axes)``.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed; it comes with ``jaxdrop[plots]``.
+
+    Example:
+        >>> figure_, (left, right) = figure(2)
+        >>> len(figure_.axes)
+        2
+    """
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width * num_axes, height), layout="constrained")
+    return made, list(made.subplots(1, num_axes, squeeze=False)[0])
+
+
+def reliability_diagram(axes, curves):
+    """Draws how often predictions of a given confidence are right; the diagonal is calibrated.
+
+    Args:
+        axes: matplotlib axes to draw on.
+        curves: `jaxdrop.uncertainty.ReliabilityCurve` by label. Empty bins are left out.
+
+    Returns:
+        None.
+
+    Example:
+        >>> probabilities, labels = jnp.array([[0.9, 0.1], [0.3, 0.7]]), jnp.array([0, 1])
+        >>> curve = uncertainty.reliability_curve(probabilities, labels)
+        >>> figure_, (axes,) = figure(1)
+        >>> reliability_diagram(axes, {"model": curve})
+        >>> len(axes.lines)
+        2
+
+    References:
+        Guo et al., "On calibration of modern neural networks", 2017, figure 1.
+    """
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    for label, curve in curves.items():
+        filled = curve.share > 0
+        axes.plot(curve.confidence[filled], curve.accuracy[filled], "o-", label=label)
+    axes.set(xlabel="confidence", ylabel="accuracy", title="Reliability")
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
+    axes.legend(frameon=False)
+
+
+def risk_coverage(axes, curves):
+    """Draws the accuracy of the predictions that are kept, against the share that is kept.
+
+    Args:
+        axes: matplotlib axes to draw on.
+        curves: `jaxdrop.uncertainty.RiskCoverage` by label.
+
+    Returns:
+        None.
+
+    Example:
+        >>> curve = uncertainty.risk_coverage(jnp.array([0.1, 0.9]), jnp.array([0.0, 1.0]))
+        >>> figure_, (axes,) = figure(1)
+        >>> risk_coverage(axes, {"model": curve})
+        >>> axes.get_xlabel()
+        'share of predictions kept'
+
+    References:
+        Geifman & El-Yaniv, "Selective classification for deep neural networks", 2017, section 2.
+    """
+    for label, curve in curves.items():
+        axes.plot(curve.coverage, 1 - curve.risk, label=label)
+    axes.set(xlabel="share of predictions kept", ylabel="accuracy of those kept")
+    axes.set(title="Refusing the most uncertain")
+    axes.legend(frameon=False)

@@ -1,0 +1,57 @@
+"""``python -m jaxdrop demo``, in miniature."""
+
+import re
+
+import pytest
+
+from jaxdrop import __main__ as program
+
+
+def _run(capsys, folder, *options):
+    program.main(["demo", "--epochs", "2", "--samples", "5", "--output", str(folder), *options])
+    return capsys.readouterr().out
+
+
+def _numbers(text):
+    """All that is printed but for the time and the path in the last line."""
+    return text.rsplit("\n\n", 1)[0]
+
+
+def test_demo_prints_its_tables_and_saves_the_picture(capsys, tmp_path):
+    text = _run(capsys, tmp_path / "new" / "folder")
+    assert max(map(len, text.rsplit("\n\n", 1)[0].splitlines())) <= 80
+    for heading in ("accuracy", "NLL", "Brier", "ECE", "mutual information", "share kept"):
+        assert heading in text
+    assert len(re.findall(r"^ *\d+°", text, re.MULTILINE)) == 13
+    path = text.split("Picture: ")[1].strip()
+    with open(path, "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_same_seed_same_numbers(capsys, tmp_path):
+    first, second, other = (_run(capsys, tmp_path, "--seed", seed) for seed in "334")
+    assert _numbers(first) == _numbers(second)
+    assert _numbers(first) != _numbers(other)
+
+
+@pytest.mark.parametrize("option", ["--samples", "--epochs"])
+def test_counts_below_one_are_refused(capsys, option):
+    with pytest.raises(SystemExit):
+        program.main(["demo", option, "0"])
+    assert "expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main(["demo", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for option in ("--seed", "--epochs", "--samples", "--output DIR"):
+        assert option in text
+
+
+def test_missing_packages_are_named(capsys, monkeypatch):
+    monkeypatch.setattr(program, "_NEEDED", ("optax", "no_such_package"))
+    with pytest.raises(SystemExit):
+        program.main(["demo"])
+    assert "no_such_package" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""What the README shows runs, and what it names is there."""
+
+import pathlib
+import re
+
+import pytest
+
+import jaxdrop
+
+_README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def _blocks(language):
+    text = _README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+def test_block_runs(code, capsys):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    for expected in re.findall(r"^print\(.*\)  # (\(.*)$", code, re.MULTILINE):
+        assert expected in printed
+
+
+def test_there_is_a_block():
+    assert _blocks("python")
+
+
+def test_first_screen_holds_the_picture_of_the_floors():
+    picture = next(block for block in _blocks("") if "masks" in block)
+    assert [line.strip() for line in picture.splitlines() if line] == [
+        line.strip() for line in jaxdrop.__doc__.split("::")[1].splitlines()[2:5]
+    ]
+
+
+def test_table_names_what_exists():
+    rows = re.findall(r"^\| (`jaxdrop.*?) \| (.*?) \|$", _README.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 6
+    for modules, contents in rows:
+        for path in re.findall(r"`(.*?)`", modules):
+            module = jaxdrop
+            for name in path.split(".")[1:]:
+                module = getattr(module, name)
+            for name in re.findall(r"`(\w+)`", contents.split("; needs")[0]):
+                assert hasattr(module, name), (path, name)
