@@ -2,9 +2,17 @@
 
 import re
 
+import jax
 import pytest
 
 from jaxdrop import __main__ as program
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    """Optax's Adam raises a float to an integer power, which the strict modes refuse."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _run(capsys, folder, *options):

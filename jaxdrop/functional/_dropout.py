@@ -21,7 +21,7 @@ def dropout(
 
     Each entry survives with probability ``1 - rate`` and is then divided by it, so the mean over
     keys is ``x``. The probability is the one that the random bits really have: within 2**-16 of
-    the asked one, within 1 % of a small rate, and exact for rates such as 0.5 or 0.25.
+    the asked one, within 1 % of a rate from 1e-5 on, and exact for rates such as 0.5 or 0.25.
 
     Args:
         key: PRNG key that this call consumes; may be None where nothing is drawn: if

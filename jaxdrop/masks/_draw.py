@@ -1,10 +1,10 @@
 """The one place that draws bits: packed words whose bits are 1 with an exact probability.
 
 Bit-slicing. A word holds the decisions of 32 entries, and an entry is dropped when a uniform
-32-bit integer u lies below the threshold t. Compare from the least to the most significant bit:
-with w the plane of that bit of all 32 u's, ``acc = acc & w`` where the bit of t is 0 leaves
-"u < t so far", and ``acc = acc | ~w`` where it is 1. A uniform bit and its complement are the same
-to us, so ``acc | w`` serves too, and planes below the last set bit of t cost nothing.
+32-bit integer u lies below the threshold t. Compare from the least to the most significant bit,
+w being the plane of that bit of all 32 u's: where the bit of t is 1, ``keep & w`` holds what is
+still "u >= t"; where it is 0, ``keep | w``. A uniform bit and its complement are the same to us:
+the planes below are the complements of w. Those below the last set bit of t cost nothing.
 
 Plane 31 - 2 p and plane 30 - 2 p of word number i are the two words of the Threefry-2x32 block
 with the counter (i, p), so that a word depends on the key, its number and the threshold alone:
@@ -21,7 +21,7 @@ from jaxdrop.masks._layout import Layout, pack
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
-_PAIRS = 16
+_PAIRS = 12  # of planes: the threshold has 24 bits at most
 # jax.random counts its blocks from 0 in both counter words: the top bit keeps ours apart.
 _DOMAIN = np.uint32(1 << 31)
 
@@ -49,27 +49,27 @@ def keep_words(key, rate, layout: Layout, sharding=None):
     else:
         block = _generic_blocks(key, layout, sharding)
 
-    def step(i, below):
+    def step(i, keep):
         pair = pairs - 1 - i
         high, low = block(pair)
         for plane, shift in ((low, 30 - 2 * pair), (high, 31 - 2 * pair)):
             bit = _bit_words(limit >> jnp.uint32(shift) & np.uint32(1), layout)
-            below = (below & plane) | (bit & (below | plane))
-        return below
+            keep = (keep & ~plane) | (~bit & (keep | ~plane))
+        return keep
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
     varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32)
-    zeros = jnp.zeros(layout.words_shape, jnp.uint32, out_sharding=sharding)
-    zeros = zeros | (varying & np.uint32(0))
+    ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32, out_sharding=sharding)
+    ones = ones ^ (varying & np.uint32(0))
     pairs = _pairs(limit)
-    below = lax.fori_loop(0, pairs, step, zeros)
+    keep = lax.fori_loop(0, pairs, step, ones)
     if isinstance(rate, float):
-        return jnp.zeros_like(below) if everything else ~below
-    return ~(below | _bit_words(everything, layout))
+        return jnp.zeros_like(keep) if everything else keep
+    return keep & ~_bit_words(everything, layout)
 
 
 def _pairs(limit):
-    """Number of plane pairs down to the last set bit of the threshold."""
+    """Number of plane pairs down to the last set bit of the threshold, at most `_PAIRS`."""
     if isinstance(limit, np.ndarray):
         trailing = 32 if limit == 0 else (int(limit) & -int(limit)).bit_length() - 1
         # XLA unrolls a loop of one step, then fuses the hash into the element-wise consumer and
@@ -123,8 +123,8 @@ def _word_numbers(shape, sharding):
         else:
             high = high + position * np.uint32(leading)
             leading *= shape[axis]
-    if leading > 1 << 27:
-        raise ValueError(f"shape: expected at most 2**59 words, got words of shape {shape}")
+    if leading > (1 << 31) // _PAIRS:
+        raise ValueError(f"shape: expected at most 2**57 words, got words of shape {shape}")
     return low, high
 
 

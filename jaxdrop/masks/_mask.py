@@ -96,7 +96,7 @@ def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
 
     Returns:
         The `Mask`, about ``prod(shape) / 8`` bytes. Its rate lies within 2**-16 of the asked one,
-        and within 1 % of it.
+        and within 1 % of it from 1e-5 on.
 
     Raises:
         TypeError: ``key`` is no PRNG key, ``rate`` no real number, or ``shape`` no tuple of

@@ -2,8 +2,8 @@
 
 A mask bit is set when a uniform 32-bit integer lies below the threshold, so the threshold over
 2**32 is the probability that the bits really have. It is rounded to few significant bits,
-because every one of them costs random words: 16 bits, and more for rates near 0 or 1, where 16
-would leave a relative error above 1 %.
+because every one of them costs random words: 16 bits, and up to 24 for rates near 0 or 1, where 16
+would leave a relative error above 1 %. With 24, float32 holds every keep probability exactly.
 """
 
 import numbers
@@ -50,15 +50,15 @@ def threshold(rate, xp=jnp):
 
     The decision is taken in float32 and integers alone, so that NumPy (``xp=np``, at trace time)
     and XLA agree to the bit. ``everything`` stands for the threshold 2**32, which no uint32 holds.
-    Rounded to a step of 2**-m with m = 16, or m = 8 - log2(min(rate, 1 - rate)) if that is more.
+    Rounded to a step of 2**-m with m = 8 - log2(min(rate, 1 - rate)), but 16 <= m <= 24.
     """
     rate = xp.asarray(rate, xp.float32)
     _, exponent = xp.frexp(xp.minimum(rate, np.float32(1) - rate))
-    bits = xp.clip(np.int32(8) - exponent, np.int32(16), np.int32(32))
+    bits = xp.clip(np.int32(8) - exponent, np.int32(16), np.int32(24))
     steps = xp.round(xp.ldexp(rate, bits))
     everything = rate >= np.float32(1)
     steps = xp.where(everything | ~(rate > np.float32(0)), np.float32(0), steps)
-    return steps.astype(xp.uint32) << (32 - bits).astype(xp.uint32), everything
+    return steps.astype(xp.uint32) << (np.int32(32) - bits).astype(xp.uint32), everything
 
 
 def keep_probability(rate, xp=jnp):

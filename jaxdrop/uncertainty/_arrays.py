@@ -1,0 +1,39 @@
+"""Arrays as the other files want them: in float32 or better, readable where they are known."""
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+
+def as_array(x, name):
+    """``x`` as a jax array; lists of numbers are welcome."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: expected an array of numbers, got {type(x).__name__}; "
+            "convert it first, for example with jnp.asarray or jnp.stack"
+        ) from None
+
+
+def widen(x):
+    """``x`` in float32, or in its own dtype if that is wider."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def known(x):
+    """Whether the values of ``x`` can be read now."""
+    return not isinstance(x, Tracer)
+
+
+def read(fn, x):
+    """Python numbers of ``fn(x)`` for a known ``x``, also while something else is traced."""
+    with jax.ensure_compile_time_eval():
+        return [value.item() for value in jax.device_get(fn(x))]
+
+
+def one_hot(labels, like):
+    """Booleans of the shape of ``like``, True where the last axis counts the label."""
+    # Compared rather than gathered or scattered: that partitions wherever the arrays do.
+    labels = jnp.expand_dims(labels, -1)
+    return labels == jax.lax.broadcasted_iota(labels.dtype, like.shape, like.ndim - 1)

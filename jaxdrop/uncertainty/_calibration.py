@@ -1,0 +1,115 @@
+"""Whether a confidence of 0.8 is right four times in five."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop.uncertainty import _checks, _scores
+
+
+class ReliabilityCurve(NamedTuple):
+    """Calibration per bin of confidence, each array of shape ``(num_bins,)``.
+
+    A bin that no example falls into has ``share`` 0 and its centre as ``confidence`` and
+    ``accuracy``: it lies on the diagonal, so it shows no gap and adds none to any summary of
+    ``abs(accuracy - confidence)``. Plots leave it out by ``share > 0``.
+
+    Attributes:
+        confidence: mean confidence of the bin's examples.
+        accuracy: share of the bin's examples that are classified right.
+        share: share of all examples that fall into the bin; the shares sum to 1.
+    """
+
+    confidence: jax.Array
+    accuracy: jax.Array
+    share: jax.Array
+
+
+def reliability_curve(probabilities, labels, *, num_bins=15):
+    """Confidence and accuracy of the most probable class, by bins of confidence.
+
+    Bin m of M holds the examples whose confidence, the largest of their probabilities, lies in
+    ``((m - 1) / M, m / M]``: equal widths, closed on the right. A calibrated model has equal
+    confidence and accuracy in every bin.
+
+    Args:
+        probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
+            class gives NaN.
+        num_bins: number of bins, a Python integer of at least 1.
+
+    Returns:
+        The `ReliabilityCurve`; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: ``probabilities`` is not floating, ``labels`` not of integers, or ``num_bins``
+            no Python integer.
+        ValueError: the shapes do not fit, there is no example, known values are not probabilities
+            or not classes, or ``num_bins`` is below 1.
+
+    Example:
+        >>> p = jnp.array([[0.75, 0.25], [0.75, 0.25], [0.0, 1.0], [0.0, 1.0]])
+        >>> curve = reliability_curve(p, jnp.array([0, 1, 1, 1]), num_bins=2)
+        >>> [part.tolist() for part in curve]  # nothing in the first bin
+        [[0.25, 0.875], [0.25, 0.75], [0.0, 1.0]]
+
+    References:
+        Guo et al., "On calibration of modern neural networks", 2017, section 2.
+    """
+    pair = _checks.check_pair(probabilities, labels)
+    return _reliability_curve(*pair, num_bins=_checks.check_num_bins(num_bins))
+
+
+def expected_calibration_error(probabilities, labels, *, num_bins=15):
+    """Mean gap between confidence and accuracy over the bins of the `reliability_curve`.
+
+    ``ECE = sum_m share_m |accuracy_m - confidence_m|``. It depends on ``num_bins`` and is above 0
+    even for a calibrated model, more so with fewer examples: compare like with like.
+
+    Args:
+        probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
+            class gives NaN.
+        num_bins: number of bins, a Python integer of at least 1.
+
+    Returns:
+        Scalar in [0, 1]; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: as `reliability_curve`.
+        ValueError: as `reliability_curve`.
+
+    Example:
+        >>> p = jnp.array([[0.75, 0.25], [0.75, 0.25]])
+        >>> float(expected_calibration_error(p, jnp.array([0, 1])))
+        0.25
+
+    References:
+        Guo et al., "On calibration of modern neural networks", 2017, eq. 3.
+    """
+    curve = reliability_curve(probabilities, labels, num_bins=num_bins)
+    return jnp.sum(curve.share * abs(curve.accuracy - curve.confidence))
+
+
+@functools.partial(jax.jit, static_argnames="num_bins")
+def _reliability_curve(p, labels, *, num_bins):
+    confidence, correct = _scores.top_label(p, labels)
+    edges = np.arange(num_bins + 1) / num_bins
+    centres = jnp.asarray((edges[1:] + edges[:-1]) / 2, p.dtype)
+    # The outermost bins are open to what rounding puts outside [0, 1].
+    edges[[0, -1]] = -np.inf, np.inf
+    lower, upper = jnp.asarray([edges[:-1], edges[1:]], p.dtype).reshape(2, -1, *labels.ndim * [1])
+    # Negated, so that NaN falls into every bin and shows. One masked sum a bin rather than a
+    # scatter: that adds one entry after another, and in float32 loses percents of a million.
+    inside = ~(confidence[None] <= lower) & ~(confidence[None] > upper)
+    axes = tuple(range(1, inside.ndim))
+    count = inside.sum(axes, dtype=jnp.int32)
+
+    def mean(values):
+        total = jnp.where(inside, values[None], 0).sum(axes)
+        return jnp.where(count == 0, centres, total / jnp.maximum(count, 1).astype(p.dtype))
+
+    return ReliabilityCurve(mean(confidence), mean(correct), count.astype(p.dtype) / labels.size)

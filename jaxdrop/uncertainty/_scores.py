@@ -1,0 +1,120 @@
+"""Scores of predictions against the labels that came true."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop.uncertainty import _arrays, _checks
+
+
+def negative_log_likelihood(probabilities, labels):
+    """Mean of ``-log`` of the probability given to the true class.
+
+    ``-1/N sum_n log p_n[y_n]``, smaller is better. A probability below the smallest normal number
+    of the dtype counts as that number: one such example adds 87.3 nats in float32, 708.4 in
+    float64, and its gradient is 0.
+
+    Args:
+        probabilities: floating array of shape ``(B..., C)``, its rows summing to 1; for a
+            Monte-Carlo prediction the average of the samples.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
+            class gives NaN.
+
+    Returns:
+        Scalar in nats; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: ``probabilities`` is not floating, or ``labels`` not of integers.
+        ValueError: the shapes do not fit, there is no example, or known values are not
+            probabilities or not classes.
+
+    Example:
+        >>> p = jnp.array([[0.5, 0.5], [0.1, 0.9]])
+        >>> round(float(negative_log_likelihood(p, jnp.array([0, 1]))), 4)
+        0.3993
+
+    References:
+        Good, "Rational decisions", 1952.
+    """
+    return _negative_log_likelihood(*_checks.check_pair(probabilities, labels))
+
+
+def brier_score(probabilities, labels):
+    """Mean squared distance between the predicted probabilities and what came true.
+
+    ``1/N sum_n sum_c (p_nc - [y_n = c])^2``, Brier's own form, summed over all classes: from 0 to
+    2, smaller is better. For two classes it is twice the score of one of them.
+
+    Args:
+        probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
+            class gives NaN.
+
+    Returns:
+        Scalar; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: as `negative_log_likelihood`.
+        ValueError: as `negative_log_likelihood`.
+
+    Example:
+        >>> p = jnp.array([[0.5, 0.5], [0.25, 0.75]])
+        >>> float(brier_score(p, jnp.array([0, 1])))
+        0.3125
+
+    References:
+        Brier, "Verification of forecasts expressed in terms of probability", 1950, eq. 2.
+    """
+    return _brier_score(*_checks.check_pair(probabilities, labels))
+
+
+def accuracy(probabilities, labels):
+    """Share of examples whose most probable class, the first of equal ones, is the true one.
+
+    Args:
+        probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
+            class gives NaN.
+
+    Returns:
+        Scalar in [0, 1]; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: as `negative_log_likelihood`.
+        ValueError: as `negative_log_likelihood`.
+
+    Example:
+        >>> p = jnp.array([[0.9, 0.1], [0.4, 0.6]])
+        >>> float(accuracy(p, jnp.array([0, 0])))
+        0.5
+    """
+    return _accuracy(*_checks.check_pair(probabilities, labels))
+
+
+def top_label(p, labels):
+    """Confidence of each row's most probable class, and 1 where it is the true one, else 0."""
+    confidence = p.max(-1)
+    correct = (p.argmax(-1).astype(labels.dtype) == labels).astype(p.dtype)
+    valid = _is_class(p, labels) & ~jnp.isnan(confidence)
+    return confidence, jnp.where(valid, correct, jnp.nan)
+
+
+@jax.jit
+def _negative_log_likelihood(p, labels):
+    hit = jnp.where(_arrays.one_hot(labels, p), p, 0).sum(-1)
+    loss = -jnp.log(jnp.maximum(hit, jnp.finfo(p.dtype).tiny))
+    return jnp.where(_is_class(p, labels), loss, jnp.nan).mean()
+
+
+@jax.jit
+def _brier_score(p, labels):
+    loss = jnp.square(p - _arrays.one_hot(labels, p).astype(p.dtype)).sum(-1)
+    return jnp.where(_is_class(p, labels), loss, jnp.nan).mean()
+
+
+@jax.jit
+def _accuracy(p, labels):
+    return top_label(p, labels)[1].mean()
+
+
+def _is_class(p, labels):
+    return (labels >= 0) & (labels < p.shape[-1])

@@ -1,0 +1,58 @@
+"""What refusing the uncertain cases gains."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop.uncertainty import _checks
+
+
+class RiskCoverage(NamedTuple):
+    """Risk at every coverage, each array of shape ``(N,)``.
+
+    Attributes:
+        coverage: share of examples that are kept: ``1/N, 2/N, ..., 1``.
+        risk: mean error of the examples kept at that coverage, the least uncertain ones.
+    """
+
+    coverage: jax.Array
+    risk: jax.Array
+
+
+def risk_coverage(uncertainty, errors):
+    """Mean error among the examples kept, when the most uncertain ones are refused.
+
+    With the examples sorted by rising uncertainty, equal ones in the order given, entry k is
+    ``coverage = k / N`` and ``risk = 1/k sum_{i <= k} errors_i``. The last risk is the mean of all
+    errors; a good measure of uncertainty keeps the risk low up to high coverage.
+
+    Args:
+        uncertainty: floating array of shape ``(N,)``, larger means refused earlier, for example
+            a `predictive_entropy`. A traced NaN counts as the most uncertain.
+        errors: shape ``(N,)``: booleans, true where the prediction is wrong, or any real loss.
+
+    Returns:
+        The `RiskCoverage`; float32, or float64 if ``errors`` is.
+
+    Raises:
+        TypeError: ``uncertainty`` is not floating, or ``errors`` not real.
+        ValueError: a shape is not ``(N,)`` with N at least 1, the shapes differ, or a known
+            ``uncertainty`` is NaN.
+
+    Example:
+        >>> wrong = jnp.array([True, False, False, False])
+        >>> risk_coverage(jnp.array([0.9, 0.1, 0.5, 0.2]), wrong).risk.tolist()
+        [0.0, 0.0, 0.0, 0.25]
+
+    References:
+        Geifman & El-Yaniv, "Selective classification for deep neural networks", 2017, section 2.
+    """
+    return _risk_coverage(*_checks.check_ranking(uncertainty, errors))
+
+
+@jax.jit
+def _risk_coverage(uncertainty, errors):
+    kept = jnp.arange(1, errors.size + 1).astype(errors.dtype)
+    order = jnp.argsort(uncertainty, stable=True)
+    return RiskCoverage(kept / errors.size, jnp.cumsum(errors[order]) / kept)

@@ -1,0 +1,42 @@
+"""How far the votes of the samples are split."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop.uncertainty import _arrays, _checks
+
+
+def variation_ratio(probabilities):
+    """Share of the samples that do not vote for the class most of them vote for.
+
+    ``1 - (votes for the mode) / S``, where each sample votes for its most probable class, the
+    first of equal ones. Between 0, where all agree, and below ``1 - 1 / C``; its gradient is 0.
+
+    Args:
+        probabilities: floating array of shape ``(S, ..., C)``, samples on axis 0.
+
+    Returns:
+        Array of shape ``(...)``; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: ``probabilities`` is not floating.
+        ValueError: it has no axis of samples, no sample or no classes, or is known and not made
+            of probabilities.
+
+    Example:
+        >>> votes = jax.nn.one_hot(jnp.array([0, 0, 0, 2]), 3)
+        >>> float(variation_ratio(votes))
+        0.25
+
+    References:
+        Freeman, "Elementary applied statistics", 1965. Gal, "Uncertainty in deep learning", 2016,
+        section 3.3.1.
+    """
+    return _variation_ratio(_checks.check_probabilities(probabilities, samples=True))
+
+
+@jax.jit
+def _variation_ratio(p):
+    votes = jnp.sum(_arrays.one_hot(p.argmax(-1), p), axis=0, dtype=jnp.int32)
+    others = p.shape[0] - votes.max(-1)
+    return jnp.where(jnp.isnan(p).any((0, -1)), jnp.nan, others.astype(p.dtype) / p.shape[0])
