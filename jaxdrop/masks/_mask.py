@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,7 +172,7 @@ def check_broadcast(rate, shape):
 
 
 def _as_size(size):
-    size = size.__index__()
+    size = operator.index(size)
     if size < 0:
         raise TypeError
     return size

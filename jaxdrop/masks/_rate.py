@@ -56,8 +56,9 @@ def threshold(rate, xp=jnp):
     _, exponent = xp.frexp(xp.minimum(rate, np.float32(1) - rate))
     bits = xp.clip(np.int32(8) - exponent, np.int32(16), np.int32(24))
     steps = xp.round(xp.ldexp(rate, bits))
-    everything = rate >= np.float32(1)
-    steps = xp.where(everything | ~(rate > np.float32(0)), np.float32(0), steps)
+    inside = (rate > np.float32(0)) & (rate < np.float32(1))
+    steps = xp.where(inside, steps, np.float32(0))
+    everything = rate == np.float32(1)
     return steps.astype(xp.uint32) << (np.int32(32) - bits).astype(xp.uint32), everything
 
 

@@ -65,7 +65,7 @@ def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> Linen
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model: expected a flax.linen.Module, got {model!r}; "
+            f"model: expected a flax.linen.Module, got {type(model).__name__}; "
             "for an nnx model write jaxdrop.mc.from_nnx(model)"
         )
     return LinenFn(variables, model, method)

@@ -66,7 +66,7 @@ def from_nnx(model: nnx.Module) -> NnxFn:
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(
-            f"model: expected a flax.nnx.Module, got {model!r}; "
+            f"model: expected a flax.nnx.Module, got {type(model).__name__}; "
             "for a linen model write jaxdrop.mc.from_linen(model, variables)"
         )
     copy = replace_dropout(model)

@@ -1,0 +1,195 @@
+"""Bad input is refused early: each message says what was expected, what came, what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jaxdrop
+from jaxdrop import masks, mc
+
+_X = jnp.ones((4, 6))
+_KEYS = jax.random.split(jax.random.key(0), 3)
+_LEGACY = jax.random.PRNGKey(0)
+
+
+def _key():
+    return jax.random.key(0)
+
+
+def _dropout(key=None, x=_X, rate=0.5, **options):
+    return jaxdrop.dropout(_key() if key is None else key, x, rate, **options)
+
+
+def _predict(**options):
+    fn = lambda key, x: jaxdrop.dropout(key, x, 0.5)  # noqa: E731
+    return mc.predict(fn, _key(), _X, **options)
+
+
+# id: (call, exception, what the message holds: expected, received, remedy)
+_BAD = {
+    "rate below 0": (lambda: _dropout(rate=-0.1), ValueError, r"in \[0, 1\], got -0.1; a keep"),
+    "rate above 1": (lambda: _dropout(rate=1.5), ValueError, r"in \[0, 1\], got 1.5; a keep"),
+    "rate NaN": (lambda: _dropout(rate=float("nan")), ValueError, r"in \[0, 1\], got nan; a keep"),
+    "rate NumPy NaN": (lambda: _dropout(rate=np.float32("nan")), ValueError, r"got nan"),
+    "rate jax 1.5": (lambda: _dropout(rate=jnp.float32(1.5)), ValueError, r"\[0, 1\], got 1.5"),
+    "rate array": (lambda: _dropout(rate=np.array([0.1] * 5 + [2.0])), ValueError, r"\[0, 1\]"),
+    "rate bool": (lambda: _dropout(rate=True), TypeError, "real number in .* got True; write"),
+    "rate NumPy bool": (lambda: _dropout(rate=np.True_), TypeError, "real number in .* got .*True"),
+    "rate string": (lambda: _dropout(rate="0.5"), TypeError, "real number in .* got '0.5'; write"),
+    "rate None": (lambda: _dropout(rate=None), TypeError, "real number in .* got None; write"),
+    "rate complex": (lambda: _dropout(rate=0.5j), TypeError, "real number in .* got 0.5j; write"),
+    "rate shape": (lambda: _dropout(rate=jnp.full(5, 0.1)), ValueError, r"\(4, 6\), got \(5,\); e"),
+    "rate of shared entries": (
+        lambda: _dropout(rate=jnp.full(6, 0.1), broadcast_dims=(1,)),
+        ValueError,
+        r"mask's \(4, 1\), got \(6,\); entries that share",
+    ),
+    "x integer": (lambda: _dropout(x=jnp.arange(6)), TypeError, "floating .* got .*int32; cast"),
+    "x bool": (lambda: _dropout(x=_X > 0), TypeError, "floating .* got dtype bool; cast it first"),
+    "key None": (
+        lambda: jaxdrop.dropout(None, _X, 0.5),
+        TypeError,
+        r"one PRNG key, got None .*key\(",
+    ),
+    "key integer": (
+        lambda: _dropout(key=42),
+        TypeError,
+        r"one PRNG key, got 42 .* write jax.random",
+    ),
+    "key array": (
+        lambda: _dropout(key=jnp.ones(2)),
+        TypeError,
+        "one PRNG key, got .*float32.*write",
+    ),
+    "key batch": (lambda: _dropout(key=_KEYS), ValueError, r"one PRNG key, got .*\(3,\); .*vmap"),
+    "key legacy batch": (
+        lambda: _dropout(key=jnp.stack([_LEGACY] * 2)),
+        ValueError,
+        r"one PRNG key, got a batch of shape \(2,\); .*vmap",
+    ),
+    "flag None": (
+        lambda: _dropout(deterministic=None),
+        TypeError,
+        "True, False .* got None; write",
+    ),
+    "flag string": (
+        lambda: _dropout(deterministic="no"),
+        TypeError,
+        "True, False .* got 'no'; write",
+    ),
+    "flag integer": (lambda: _dropout(deterministic=1), TypeError, "True, False .* got 1; write"),
+    "flag array": (
+        lambda: _dropout(deterministic=jnp.ones(4, bool)),
+        TypeError,
+        "boolean scalar, got",
+    ),
+    "axis missing": (
+        lambda: _dropout(broadcast_dims=(2,)),
+        ValueError,
+        r"broadcast_dims: expected an axis in \[-2, 2\) .* got 2; name an axis",
+    ),
+    "axis twice": (
+        lambda: _dropout(broadcast_dims=(0, -2)),
+        ValueError,
+        r"each axis once, got \(0, -2\) .*; remove",
+    ),
+    "axis string": (
+        lambda: _dropout(broadcast_dims="ab"),
+        TypeError,
+        "axes as integers, got 'ab'; write",
+    ),
+    "axes integer": (lambda: _dropout(broadcast_dims=1), TypeError, "as integers, got 1; write"),
+    "rank too small": (
+        lambda: jaxdrop.spatial_dropout(_key(), jnp.ones(4), 0.5),
+        ValueError,
+        r"each axis once, got \(0, -1\) .* rank 1",
+    ),
+    "channel axis missing": (
+        lambda: jaxdrop.spatial_dropout(_key(), _X, 0.5, channel_axis=3),
+        ValueError,
+        r"channel_axis.*: expected an axis in \[-2, 2\) .* got 3",
+    ),
+    "time axis missing": (
+        lambda: jaxdrop.variational_dropout(_key(), jnp.ones(4), 0.5),
+        ValueError,
+        r"time_axis: expected an axis in \[-1, 1\) .* got 1",
+    ),
+    "mask shape": (
+        lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
+        ValueError,
+        r"mask's \(4, 5\) broadcasts to, got \(4, 6\); draw",
+    ),
+    "mask larger": (
+        lambda: masks.sample(_key(), 0.5, (4, 6)).apply(_X[0]),
+        ValueError,
+        r"mask's \(4, 6\) broadcasts to, got \(6,\); draw",
+    ),
+    "mask on integers": (
+        lambda: masks.sample(_key(), 0.5, (3,)).apply(jnp.arange(3)),
+        TypeError,
+        "floating .* got dtype int32; cast",
+    ),
+    "shape negative": (lambda: masks.sample(_key(), 0.5, (-1,)), TypeError, r"got \(-1,\); write"),
+    "shape float": (lambda: masks.sample(_key(), 0.5, (2.5,)), TypeError, r"got \(2.5,\); write"),
+    "shape integer": (lambda: masks.sample(_key(), 0.5, 4), TypeError, "got 4; write"),
+    "linen in nnx": (
+        lambda: jaxdrop.nnx.replace_dropout(nn.Dense(2)),
+        TypeError,
+        "an nnx.Module, got Dense; for a linen model",
+    ),
+    "nnx in from_linen": (
+        lambda: mc.from_linen(nnx.Dropout(0.5), {}),
+        TypeError,
+        "expected a flax.linen.Module, got .* write jaxdrop.mc.from_nnx",
+    ),
+    "linen in from_nnx": (
+        lambda: mc.from_nnx(nn.Dropout(0.5)),
+        TypeError,
+        "expected a flax.nnx.Module, got .* write jaxdrop.mc.from_linen",
+    ),
+    "no samples": (lambda: _predict(num_samples=0), ValueError, "at least 1, got 0; write"),
+    "samples bool": (lambda: _predict(num_samples=True), ValueError, "at least 1, got True; write"),
+    "samples float": (lambda: _predict(num_samples=2.5), TypeError, "an integer, got 2.5; write"),
+    "empty chunks": (lambda: _predict(chunk_size=0), ValueError, "chunk_size: .* got 0; write"),
+    "integer output": (
+        lambda: mc.predict(lambda key: jax.random.randint(key, (), 0, 9), _key()),
+        TypeError,
+        "floating outputs, got dtype int32; cast",
+    ),
+    "several logits": (
+        lambda: mc.predict(
+            lambda key: (jax.random.normal(key, (3,)),) * 2, _key(), summary=mc.classification()
+        ),
+        ValueError,
+        r"one array of shape \(..., C\), got .*; wrap",
+    ),
+    "nothing random": (
+        lambda: mc.predict(lambda key, x: 2 * x, _key(), _X),
+        ValueError,
+        "depends on the key, got .*; make it with",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _BAD)
+def test_refused_with_a_message_that_teaches(name):
+    call, exception, message = _BAD[name]
+    with pytest.raises(exception, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", sorted(_BAD.keys() - {"rate jax 1.5"}))  # jit traces that constant
+def test_refused_under_jit_as_well(name):
+    call, exception, message = _BAD[name]
+    with pytest.raises(exception, match=message):
+        jax.jit(call)()
+
+
+def test_a_traced_rate_out_of_range_gives_nan():
+    """It cannot be refused, so it must not pass for a result."""
+    for rate in (-0.1, 1.5, float("nan")):
+        y = jax.jit(lambda key, rate: jaxdrop.dropout(key, _X, rate))(_key(), rate)
+        assert jnp.isnan(y).any(), rate
