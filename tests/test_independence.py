@@ -69,10 +69,9 @@ _KEY_PAIRS = {
     "a key and its fold_in": lambda: (jax.random.key(3), jax.random.fold_in(jax.random.key(3), 0)),
     "successive seeds": lambda: (jax.random.key(3), jax.random.key(4)),
     "seeds with one bit apart": lambda: (jax.random.key(0), jax.random.key(1 << 31)),
-    "legacy keys with swapped words": lambda: (
-        jnp.array([3, 5], jnp.uint32),
-        jnp.array([5, 3], jnp.uint32),
-    ),
+    "swapped words of a legacy key": lambda: jnp.array([[3, 5], [5, 3]], jnp.uint32),
+    "first words": lambda: jnp.array([[3, 5], [4, 5]], jnp.uint32),
+    "second words": lambda: jnp.array([[3, 5], [3, 4]], jnp.uint32),
 }
 
 
