@@ -201,6 +201,7 @@ def test_scores_at_their_ends():
     assert [float(fn(ONE_HOT, right)) for fn in OF_PAIRS] == [0, 0, 1, 0]
     assert [float(fn(ONE_HOT, wrong)) for fn in OF_PAIRS[1:]] == [2, 0, 1]
     sure = np.ones((4, 1), np.float32)
+    assert not any(np.signbit(fn(sure, np.zeros(4, int))) for fn in OF_PAIRS)
     assert [float(fn(sure, np.zeros(4, int))) for fn in OF_PAIRS] == [0, 0, 1, 0]
 
 

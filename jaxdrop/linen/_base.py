@@ -1,10 +1,14 @@
 """What the classes share: resolve the switch, find the key, call the function."""
 
+import contextvars
 from typing import Any
 
 from flax import linen as nn
 
 from jaxdrop.functional import _drop
+
+# True while an adapter of floor 4 decides what a dropout module does.
+adapted = contextvars.ContextVar("adapted", default=False)
 
 
 class Dropper(nn.Module):

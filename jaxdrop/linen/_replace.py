@@ -4,6 +4,7 @@ import contextlib
 
 from flax import linen as nn
 
+from jaxdrop.linen._base import adapted
 from jaxdrop.linen._dropout import call_dropout
 
 
@@ -29,7 +30,8 @@ def replace_dropout():
     """
 
     def interceptor(next_method, args, kwargs, context):
-        if type(context.module) is nn.Dropout and context.method_name == "__call__":
+        plain = type(context.module) is nn.Dropout and context.method_name == "__call__"
+        if plain and not adapted.get():
             return call_dropout(context.module, *args, **kwargs)
         return next_method(*args, **kwargs)
 

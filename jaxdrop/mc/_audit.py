@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 from jaxdrop.mc import _trace
 from jaxdrop.mc._site import Site
 
+_COLUMNS = 80
+
 
 class Audit(NamedTuple):
     """The dropout sites of a function; printed as a table.
@@ -21,15 +23,18 @@ class Audit(NamedTuple):
         if self.depends_on_key:
             verdict = "The output depends on the key."
         else:
-            verdict = "The output does not depend on the key: every pass is the same."
+            verdict = "The output does not depend on the key."
         if not self.sites:
             return f"no dropout site was found\n{verdict}"
         rows = [("path", "kind", "rate", "shape", "")]
         for site in self.sites:
-            rate = "array" if site.rate is None else f"{site.rate:g}"
+            rate = "array" if site.rate is None else f"{site.rate:.4g}"
             state = "live" if site.live else "dead"
-            rows.append((_short(site.path), site.kind, rate, str(site.shape), state))
+            rows.append((site.path, site.kind, rate, str(site.shape), state))
         widths = [max(map(len, column)) for column in zip(*rows)]
+        # Long paths give way, from the left, to what stands beside them.
+        widths[0] = min(widths[0], max(12, _COLUMNS - 2 * 4 - sum(widths[1:])))
+        rows = [(_short(path, widths[0]), *row) for path, *row in rows]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         live = sum(site.live for site in self.sites)
         return "\n".join([*lines, f"{live} of {len(rows) - 1} sites are live. {verdict}"])
@@ -64,6 +69,6 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     return Audit(tuple(_trace.sites(jaxpr)), any(_trace.depends(jaxpr, inputs)))
 
 
-def _short(path, width=36):
-    """The end of a long path: the table stays within 80 columns."""
+def _short(path, width):
+    """The end of a long path."""
     return path if len(path) <= width else "..." + path[3 - width :]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxdrop.linen._base import Dropper
+from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.mc._site import is_live, mark, site_key
 
@@ -25,8 +25,14 @@ class LinenFn:
         # Both streams: where a lifted transform does not hand "dropout" down, or a module names a
         # collection of its own, Flax falls back to "params".
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
-        with nn.intercept_methods(_interceptor()):
-            return self.model.apply(self.variables, *args, rngs=rngs, method=self.method, **kwargs)
+        token = adapted.set(True)
+        try:
+            with nn.intercept_methods(_interceptor()):
+                return self.model.apply(
+                    self.variables, *args, rngs=rngs, method=self.method, **kwargs
+                )
+        finally:
+            adapted.reset(token)
 
 
 def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> LinenFn:

@@ -22,7 +22,7 @@ class NnxFn:
     graph: Any = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key, *args, **kwargs):
-        model = nnx.merge(self.graph, self.state)
+        model = nnx.merge(self.graph, self.state, copy=True)
         for _, node in nnx.iter_graph(model):
             if isinstance(node, _Live):
                 node.seed(key)

@@ -90,19 +90,18 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, summary):
             f"dropout a rate above 0. Its sites:\n{report}"
         )
 
-    def one(key):
-        return fn(key, *args, **kwargs)
+    def one(number):
+        return fn(jax.random.fold_in(key, number), *args, **kwargs)
 
     def several(state, start, size):
         numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
         # Under vmap the other implementations draw for the whole batch from its first key, which
         # would make samples depend on the chunk they fall into.
         mapped = jax.vmap if jax.random.key_impl(key) == "threefry2x32" else _in_turn
-        return summary.update(state, mapped(one)(keys), start)
+        return summary.update(state, mapped(one)(numbers), start)
 
     chunks, rest = divmod(num_samples, chunk_size)
-    state = summary.init(jax.eval_shape(one, key), num_samples)
+    state = summary.init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
     state = jax.lax.fori_loop(
         0, chunks, lambda i, state: several(state, i * chunk_size, chunk_size), state
     )

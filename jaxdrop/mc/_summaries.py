@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import uncertainty
 
@@ -135,7 +136,7 @@ def samples() -> Summary:
 
 def _init_moments(sample, num_samples):
     del num_samples
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf.dtype)), sample)
+    zeros = jax.tree.map(lambda leaf: _zeros(leaf, _wide(leaf.dtype)), sample)
     return _Welford(jnp.int32(0), zeros, zeros)
 
 
@@ -178,13 +179,8 @@ def _init_votes(sample, num_samples):
             f"{jax.tree.map(lambda leaf: leaf.shape, sample)}; wrap it in a lambda that picks "
             "the logits"
         )
-    wide, batch = _wide(sample.dtype), sample.shape[:-1]
-    return _Votes(
-        jnp.int32(0),
-        jnp.zeros(sample.shape, wide),
-        jnp.zeros(batch, wide),
-        jnp.zeros(sample.shape, jnp.int32),
-    )
+    zeros = _zeros(sample, _wide(sample.dtype))
+    return _Votes(jnp.int32(0), zeros, zeros.sum(-1), _zeros(sample, jnp.int32))
 
 
 def _update_votes(state, samples, start, *, from_logits):
@@ -218,7 +214,7 @@ def _result_votes(state):
 
 
 def _init_samples(sample, num_samples):
-    return jax.tree.map(lambda leaf: jnp.zeros((num_samples, *leaf.shape), leaf.dtype), sample)
+    return jax.tree.map(lambda leaf: _zeros(leaf, leaf.dtype, num_samples), sample)
 
 
 def _update_samples(state, samples, start):
@@ -230,6 +226,15 @@ def _update_samples(state, samples, start):
 
 def _result_samples(state):
     return state
+
+
+def _zeros(leaf, dtype, *leading):
+    """Zeros shaped like a leaf, behind leading axes, and sharded like it on an Explicit mesh."""
+    zeros = jnp.zeros((*leading, *leaf.shape), dtype)
+    if leaf.sharding is None or AxisType.Explicit not in leaf.sharding.mesh.axis_types:
+        return zeros
+    spec = PartitionSpec(*(None,) * len(leading), *leaf.sharding.spec)
+    return jax.sharding.reshard(zeros, NamedSharding(leaf.sharding.mesh, spec))
 
 
 def _wide(dtype):

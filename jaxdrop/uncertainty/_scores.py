@@ -101,7 +101,7 @@ def top_label(p, labels):
 @jax.jit
 def _negative_log_likelihood(p, labels):
     hit = jnp.where(_arrays.one_hot(labels, p), p, 0).sum(-1)
-    loss = -jnp.log(jnp.maximum(hit, jnp.finfo(p.dtype).tiny))
+    loss = 0 - jnp.log(jnp.maximum(hit, jnp.finfo(p.dtype).tiny))  # -x would give -0.0
     return jnp.where(_is_class(p, labels), loss, jnp.nan).mean()
 
 

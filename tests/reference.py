@@ -1,0 +1,87 @@
+"""The draw once more, slowly, in NumPy and exact fractions; it shares no code with the library.
+
+Entry by entry: its 32-bit integer u is put together from the planes, whose bits are those of u
+complemented, and it is dropped if u lies below the threshold t: with probability t / 2**32.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+
+
+def threshold(rate):
+    """Integer in [0, 2**32]: the float32 rate in steps of 2**-16, to 2**-24 near 0 and 1."""
+    rate = np.float32(rate)
+    exact, least = Fraction(float(rate)), float(min(rate, np.float32(1) - rate))
+    steps = 16
+    if least > 0:
+        steps = min(max(16, 8 - math.frexp(least)[1]), 24)
+    return round(exact * 2**steps) * 2 ** (32 - steps)  # halves go to the even step
+
+
+def keep_probability(rate):
+    """The exact probability that an entry survives, a fraction."""
+    return 1 - Fraction(threshold(rate), 2**32)
+
+
+def threefry2x32(key, counter):
+    """Threefry-2x32 with 20 rounds on pairs of uint32 arrays (Salmon et al. 2011)."""
+    schedule = (*key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    x, y = counter[0] + schedule[0], counter[1] + schedule[1]
+    for number in range(20):
+        bits = np.uint32(_ROTATIONS[number % 8])
+        x = x + y
+        y = ((y << bits) | (y >> (np.uint32(32) - bits))) ^ x
+        if number % 4 == 3:
+            turn = number // 4 + 1
+            x = x + schedule[turn % 3]
+            y = y + schedule[(turn + 1) % 3] + np.uint32(turn)
+    return x, y
+
+
+def packed_axes(shape):
+    """Axes ``(start, stop)`` that are packed into words, in row-major order."""
+    rank = len(shape)
+    order = [rank - 2, rank - 1, *reversed(range(max(rank - 2, 0)))]
+    for axis in order:
+        if axis >= 0 and shape[axis] % 32 == 0:
+            return axis, axis + 1
+    for start in reversed(range(1, rank)):
+        size = math.prod(shape[start:])
+        if math.ceil(size / 32) * 32 <= 1.25 * size:
+            return start, rank
+    return 0, rank
+
+
+def places(shape):
+    """Word number and lane of each entry, uint32 arrays of ``shape``."""
+    start, stop = packed_axes(shape)
+    before, run, after = (
+        math.prod(part) for part in (shape[:start], shape[start:stop], shape[stop:])
+    )
+    row, entry, column = (a.reshape(shape) for a in np.indices((before, run, after)))
+    number = (row * math.ceil(run / 32) + entry // 32) * after + column
+    return number.astype(np.uint32), (entry % 32).astype(np.uint32)
+
+
+def integers(key_words, shape):
+    """The uniform 32-bit integer of each entry."""
+    number, lane = places(shape)
+    key_words = np.asarray(key_words, np.uint32)[:, None]
+    u = np.zeros(shape, np.uint32)
+    for plane in range(0, 32, 2):
+        counter = np.full(number.size, 2**31 + plane // 2, np.uint32)
+        pair = threefry2x32(tuple(key_words), (number.ravel(), counter))
+        for offset, words in enumerate(pair):
+            bit = words.reshape(shape) >> lane & np.uint32(1)
+            u |= bit << np.uint32(31 - plane - offset)
+    return ~u
+
+
+def keep(key_words, rate, shape):
+    """Booleans: True where the entry survives; ``rate`` broadcasts to ``shape``."""
+    limits = np.vectorize(threshold, otypes=[np.uint64])(np.asarray(rate, np.float32))
+    return integers(key_words, shape).astype(np.uint64) >= limits

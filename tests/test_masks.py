@@ -1,0 +1,193 @@
+"""The mask as a value, and its bits against a second implementation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdrop import masks
+from jaxdrop.masks import _draw, _rate
+from tests import reference
+from tests.cases import assert_same_bits, data, key
+
+# Every way to lay out words: one axis of 32s from the right or not, padded, flat, none at all.
+SHAPES = [
+    (),
+    (1,),
+    (31,),
+    (33,),
+    (96,),
+    (0, 4),
+    (4, 0),
+    (3, 5, 7),
+    (64, 40),
+    (40, 64),
+    (72, 72),
+    (6, 5, 56),
+    (2, 64, 3, 5),
+    (8, 1, 1, 64),
+    (2, 3, 32, 5),
+]
+
+
+def words_of(seed=0):
+    return np.asarray(jax.random.key_data(key(seed)))
+
+
+@pytest.mark.parametrize(
+    ("key_words", "counter", "expected"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+@pytest.mark.parametrize("cipher", ["library", "reference"])
+def test_threefry_gives_the_known_answers_of_random123(cipher, key_words, counter, expected):
+    key_words, counter = (tuple(np.uint32([w]) for w in pair) for pair in (key_words, counter))
+    if cipher == "library":
+        block = _draw.threefry2x32(*map(jnp.asarray, key_words + counter))
+    else:
+        block = reference.threefry2x32(key_words, counter)
+    assert tuple(int(word[0]) for word in block) == expected
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bits_are_those_of_the_reference(shape):
+    """At a rate with 16 planes down to its last: a wrong plane, word or lane shows."""
+    mask = masks.sample(key(3), 0.3, shape)
+    keep = mask.unpack()
+    assert keep.shape == mask.shape == shape
+    assert keep.dtype == bool
+    np.testing.assert_array_equal(keep, reference.keep(words_of(3), 0.3, shape))
+
+
+@pytest.mark.parametrize("rate", [0.0, 2**-24, 1e-3, 0.1, 0.5, 1 - 1e-3, 1 - 2**-24, 1.0])
+def test_bits_at_any_rate_are_those_of_the_reference(rate):
+    """From 1 plane to 24, and none."""
+    expected = reference.keep(words_of(5), rate, (128, 40))
+    np.testing.assert_array_equal(masks.sample(key(5), rate, (128, 40)).unpack(), expected)
+    traced = masks.sample(key(5), jnp.float32(rate), (128, 40))
+    np.testing.assert_array_equal(traced.unpack(), expected)
+
+
+@pytest.mark.parametrize("shape", [(64, 40), (72, 72), (6, 5, 56)], ids=str)
+@pytest.mark.parametrize("varying", ["all axes", "first axis", "last axis"])
+def test_bits_of_an_array_of_rates_are_those_of_the_reference(shape, varying):
+    rate_shape = {
+        "all axes": shape,
+        "first axis": (shape[0], *(1,) * (len(shape) - 1)),
+        "last axis": shape[-1:],
+    }[varying]
+    rates = np.random.default_rng(1).random(rate_shape, np.float32)
+    rates.ravel()[:4] = 0, 1, 1e-4, 1 - 1e-4
+    mask = masks.sample(key(4), jnp.asarray(rates), shape)
+    assert mask.keep_prob.shape == rate_shape
+    np.testing.assert_array_equal(mask.unpack(), reference.keep(words_of(4), rates, shape))
+
+
+def rates():
+    """Thousands of rates: even, tiny, denormal, next to 0, next to 1, halfway between steps."""
+    powers = np.float32(2.0) ** -np.arange(150, dtype=np.float32)
+    halfway = (np.arange(1000) + 0.5) * 2.0**-16
+    some = np.concatenate([np.random.default_rng(2).random(5000), powers, 1 - powers, halfway])
+    some = np.append(some, [0, 1, 0.1, 0.9, 1 / 3, 1e-6, 1e-40, 1 - 2.0**-24]).astype(np.float32)
+    beside = [np.nextafter(some, np.float32(0)), np.nextafter(some, np.float32(1))]
+    return np.concatenate([some, *beside])
+
+
+def test_thresholds_are_those_of_the_reference_in_numpy_and_jax():
+    """The static path takes its threshold from NumPy, the traced one from XLA."""
+    asked = rates()
+    assert (asked[asked > 0] < np.finfo(np.float32).tiny).any()
+    expected = np.array([reference.threshold(rate) for rate in asked], np.uint64)
+    for xp in (np, jnp):
+        limits, everything = (
+            jax.jit(_rate.threshold)(asked) if xp is jnp else (_rate.threshold(asked, np))
+        )
+        whole = np.asarray(limits, np.uint64) + (np.asarray(everything, np.uint64) << np.uint64(32))
+        np.testing.assert_array_equal(whole, expected)
+
+
+def test_keep_probability_is_the_exact_one_in_numpy_and_jax():
+    """Thresholds of at most 24 bits leave one that float32 holds."""
+    asked = rates()
+    exact = np.array([float(reference.keep_probability(rate)) for rate in asked])
+    for keep in (_rate.keep_probability(asked, np), jax.jit(_rate.keep_probability)(asked)):
+        assert keep.dtype == np.float32
+        np.testing.assert_array_equal(keep, exact)
+
+
+@pytest.mark.parametrize("rate", [-0.5, 1.5, np.nan, np.inf])
+def test_traced_rate_outside_the_range_shows_as_nan(rate):
+    mask = jax.jit(lambda key, rate: masks.sample(key, rate, (8,)))(key(), rate)
+    assert np.isnan(mask.keep_prob)
+
+
+def test_passes_through_jit_scan_and_vmap():
+    mask = masks.sample(key(), 0.3, (64, 40))
+    x = data((5, 64, 40))
+    expected = np.stack([mask.apply(row) for row in x])
+
+    assert_same_bits(jax.jit(lambda mask, x: mask.apply(x))(mask, x[0]), expected[0])
+    _, scanned = jax.lax.scan(lambda mask, row: (mask, mask.apply(row)), mask, x)
+    assert_same_bits(scanned, expected)
+    assert_same_bits(jax.vmap(mask.apply)(x), expected)
+
+    many = jax.vmap(lambda key: masks.sample(key, 0.3, (64, 40)))(jax.random.split(key(1), 5))
+    each = jax.vmap(lambda mask, row: mask.apply(row))(many, x)
+    _, scanned = jax.lax.scan(lambda carry, pair: (carry, pair[0].apply(pair[1])), 0, (many, x))
+    assert_same_bits(scanned, each)
+    for i, single in enumerate(jax.random.split(key(1), 5)):
+        assert_same_bits(each[i], masks.sample(single, 0.3, (64, 40)).apply(x[i]))
+
+
+def test_apply_is_select_and_scale():
+    mask = masks.sample(key(), 0.25, (64, 40))
+    x = data((64, 40))
+    np.testing.assert_allclose(mask.apply(x), np.where(mask.unpack(), x / 0.75, 0), rtol=2e-7)
+    assert_same_bits(mask.apply(np.asarray(x)), mask.apply(x))
+
+
+@pytest.mark.parametrize("mask_shape", [(64, 40), (64, 1), (5, 1, 40), (40,)], ids=str)
+def test_apply_broadcasts(mask_shape):
+    x = data((5, 64, 40))
+    mask = masks.sample(key(), 0.3, mask_shape)
+    expected = np.where(mask.unpack(), x / mask.keep_prob, 0)
+    np.testing.assert_allclose(mask.apply(x), expected, rtol=3e-7)
+    assert (expected == 0).any()
+
+
+@pytest.mark.parametrize("rate", [0.3, np.linspace(0, 1, 40, dtype=np.float32)])
+def test_is_restored_from_its_saved_leaves(tmp_path, rate):
+    mask = masks.sample(key(), rate, (64, 40))
+    leaves, structure = jax.tree.flatten(mask)
+    np.savez(tmp_path / "mask.npz", *leaves)
+    with np.load(tmp_path / "mask.npz") as file:
+        restored = jax.tree.unflatten(structure, [jnp.asarray(file[name]) for name in file])
+    assert restored.shape == mask.shape
+    assert_same_bits(restored.apply(data((64, 40))), mask.apply(data((64, 40))))
+    assert_same_bits(restored.unpack(), mask.unpack())
+
+
+def test_is_small_and_frozen():
+    mask = masks.sample(key(), 0.3, (64, 40))
+    assert mask.words.dtype == jnp.uint32
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(mask)) == 64 * 40 // 8 + 4
+    with pytest.raises(dataclasses.FrozenInstanceError, match="words"):
+        mask.words = mask.words
+
+
+def test_repr_names_shape_and_keep_probability():
+    assert repr(masks.sample(key(), 0.25, (2, 3))) == "Mask(shape=(2, 3), keep_prob=0.75)"
+    shown = []
+    jax.jit(lambda key: shown.append(repr(masks.sample(key, 0.25, (2, 3)))))(key())
+    assert shown == ["Mask(shape=(2, 3), keep_prob=traced)"]
+
+
+def test_shape_may_be_any_sequence_of_integers():
+    expected = masks.sample(key(), 0.5, (40,)).unpack()
+    for shape in ([40], (np.int32(40),), np.array([40])):
+        assert_same_bits(masks.sample(key(), 0.5, shape).unpack(), expected)
