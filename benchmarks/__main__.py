@@ -1,0 +1,96 @@
+"""The command line: which sections, how long, where the results go."""
+
+import argparse
+import os
+import pathlib
+from typing import NamedTuple
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
+
+import jax
+from tqdm import tqdm
+
+from benchmarks import _elementwise, _programs, _report
+
+_SECTIONS = {
+    "forward": _elementwise.forward,
+    "backward": _elementwise.backward,
+    "shapes": _elementwise.shapes,
+    "rates": _elementwise.rates,
+    "keys": _elementwise.keys,
+    "draw": _programs.draw,
+    "kept": _programs.kept,
+    "temporaries": _programs.temporaries,
+    "compilation": _programs.compilation,
+    "training": _programs.training,
+}
+
+
+class Budget(NamedTuple):
+    """How much of everything.
+
+    Attributes:
+        large: shape of the large array.
+        net: batch and width of the net whose temporaries are counted.
+        depth: layers of the encoder that is compiled.
+        rounds: rounds of paired timing, at most.
+        seconds: time after which no new round of a case begins.
+        compilations: how often each training step is compiled.
+        encoder: width and (batch, length) of the encoder that is trained.
+        layers: its layers.
+        stride: every how manieth of the small shapes is timed.
+    """
+
+    large: tuple[int, int]
+    net: tuple[int, int]
+    depth: int
+    rounds: int
+    seconds: float
+    compilations: int
+    encoder: tuple[int, tuple[int, int]]
+    layers: int
+    stride: int
+
+
+_FULL = Budget((4096, 4096), (8192, 1024), 24, 25, 30.0, 3, (256, (8, 128)), 4, 1)
+_QUICK = Budget((512, 512), (512, 128), 2, 3, 0.3, 1, (64, (2, 32)), 1, 4)
+
+
+def main(arguments=None):
+    """Measures, prints, saves and draws."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="What dropout costs: jaxdrop beside a copy of the array and beside the other "
+        "libraries that are installed. Ratios of medians from paired runs in one process.",
+    )
+    parser.add_argument("--quick", action="store_true", help="small arrays, under a minute")
+    parser.add_argument("--only", metavar="A,B", help=f"sections, of: {', '.join(_SECTIONS)} (all)")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
+    parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the ratios")
+    options = parser.parse_args(arguments)
+    chosen = options.only.split(",") if options.only else list(_SECTIONS)
+    for name in chosen:
+        if name not in _SECTIONS:
+            parser.error(f"--only: expected some of {', '.join(_SECTIONS)}, got {name!r}")
+
+    facts = _report.context()
+    _report.print_context(facts)
+    budget = _QUICK if options.quick else _FULL
+    rows = []
+    with tqdm(chosen, unit="section", ncols=78) as bar:
+        for name in bar:
+            bar.set_description(name)
+            found = list(_SECTIONS[name](budget))
+            with bar.external_write_mode():
+                _report.print_rows(found)
+            rows += found
+            jax.clear_caches()
+    if options.json:
+        _report.save_json(options.json, facts, rows)
+        print(f"\nrows: {options.json}")
+    if options.picture and _report.draw(options.picture, facts, rows):
+        print(f"\npicture: {options.picture}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Dropout of each library as ``fn(key, x)``; libraries that are not installed are left out."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+
+import jaxdrop
+
+
+def copy(key, x):
+    """The limit: reads every entry once and writes it once."""
+    del key
+    return x * jnp.asarray(1.0001, x.dtype)
+
+
+def ours(rate):
+    """jaxdrop."""
+    return lambda key, x: jaxdrop.dropout(key, x, rate)
+
+
+def flax_linen(rate):
+    """flax.linen."""
+    layer = nn.Dropout(rate, deterministic=False)
+    return lambda key, x: layer.apply({}, x, rngs={"dropout": key})
+
+
+def flax_nnx(rate):
+    """flax.nnx."""
+    layer = nnx.Dropout(rate, deterministic=False)
+    return lambda key, x: layer(x, rngs=key)
+
+
+def equinox(rate):
+    """Equinox."""
+    import equinox
+
+    layer = equinox.nn.Dropout(rate)
+    return lambda key, x: layer(x, key=key)
+
+
+def haiku(rate):
+    """Haiku."""
+    import haiku
+
+    return lambda key, x: haiku.dropout(key, rate, x)
+
+
+def keras(rate):
+    """Keras, on its JAX backend."""
+    from keras import ops, random
+
+    del ops
+    return lambda key, x: random.dropout(x, rate, seed=jax.random.key_data(key))
+
+
+_OPTIONAL = {"equinox": equinox, "haiku": haiku, "keras": keras}
+
+
+def in_jax(rate):
+    """Every library that computes with JAX and is installed here, by name."""
+    found = {"jaxdrop": ours(rate), "flax linen": flax_linen(rate), "flax nnx": flax_nnx(rate)}
+    for name, make in _OPTIONAL.items():
+        if importlib.util.find_spec(name) is not None:
+            found[name] = make(rate)
+    return found
+
+
+def torch(rate, x):
+    """``torch.nn.functional.dropout`` of a tensor like ``x`` as ``fn(key, x)``; None without it."""
+    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
+        return None
+    import numpy as np
+    import torch as library
+
+    tensor = library.from_numpy(np.array(x, np.float32)).to(
+        {"float32": library.float32, "bfloat16": library.bfloat16}[str(x.dtype)]
+    )
+    return lambda key, x: library.nn.functional.dropout(tensor, rate).numel()

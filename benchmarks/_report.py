@@ -1,0 +1,122 @@
+"""Rows of a benchmark: printed, saved, drawn."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from typing import NamedTuple
+
+import jax
+
+_PACKAGES = ("jaxdrop", "jax", "flax", "equinox", "dm-haiku", "keras", "torch")
+
+
+class Row(NamedTuple):
+    """One measured figure.
+
+    Attributes:
+        section: what is measured.
+        case: array, rate and so on.
+        name: whose figure it is.
+        value: the figure.
+        unit: its unit.
+        ratio: value over that of ``against``; None for that one itself.
+        against: name of the row that the ratio is taken against.
+        spread: lower and upper quartile, where the figure is a median.
+    """
+
+    section: str
+    case: str
+    name: str
+    value: float
+    unit: str
+    ratio: float | None
+    against: str
+    spread: tuple[float, float] | None = None
+
+
+def rows_of(section, case, values, unit, against):
+    """Rows from figures by name: numbers, or `Times` whose median counts."""
+
+    def median(value):
+        return getattr(value, "median", value)
+
+    limit = median(values[against])
+    for name, value in values.items():
+        ratio = None if name == against or not limit else median(value) / limit
+        spread = (value.low, value.high) if hasattr(value, "low") else None
+        yield Row(section, case, name, median(value), unit, ratio, against, spread)
+
+
+def context():
+    """Machine, versions and date, without which no figure means anything."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"{device.platform} {device.device_kind}",
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def print_context(facts):
+    """One line of facts and one of versions."""
+    print(
+        f"{facts['date']}  {facts['device']}, {facts['cores']} cores, {facts['machine']}, "
+        f"Python {facts['python']}"
+    )
+    print("  ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+
+
+def print_rows(rows):
+    """A table of one section's rows, in 80 columns."""
+    heading = None
+    for row in rows:
+        if (row.section, row.case) != heading:
+            heading = row.section, row.case
+            print(f"\n{row.section}: {row.case}")
+        ratio = "" if row.ratio is None else f"{row.ratio:7.3f} x {row.against}"
+        spread = "" if row.spread is None else f" ({row.spread[0]:.4g} to {row.spread[1]:.4g})"
+        value = f"{row.value:.4g} {row.unit}{spread}"
+        print(f"  {row.name:20}{value:34}{ratio}".rstrip())
+
+
+def save_json(path, facts, rows):
+    """All rows and their context as JSON."""
+    table = [row._asdict() for row in rows]
+    path.write_text(json.dumps({"context": facts, "rows": table}, indent=1) + "\n")
+
+
+def draw(path, facts, rows):
+    """A bar for every timed ratio against the copy, on a logarithmic axis."""
+    from jaxdrop import plots
+
+    chosen = [row for row in rows if row.against == "copy" and row.ratio]
+    if not chosen:
+        return False
+    cases = list(dict.fromkeys(f"{row.section}\n{row.case}" for row in chosen))
+    names = list(dict.fromkeys(row.name for row in chosen))
+    figure, (axes,) = plots.figure(1, width=2.2 * len(cases) + 2, height=4.5)
+    width = 0.8 / len(names)
+    for number, name in enumerate(names):
+        own = {f"{row.section}\n{row.case}": row.ratio for row in chosen if row.name == name}
+        places = [cases.index(case) + (number - len(names) / 2 + 0.5) * width for case in own]
+        axes.bar(places, list(own.values()), width * 0.92, label=name)
+    axes.axhline(1, color="0.4", linewidth=1, linestyle="--")
+    axes.set_yscale("log")
+    axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.set(xticks=range(len(cases)), ylabel="time, in copies of the array")
+    axes.set_xticklabels(cases, fontsize=8)
+    axes.set_title(f"{facts['device']}, {facts['date']}, jax {facts['versions']['jax']}")
+    axes.legend(frameon=False, ncols=2)
+    figure.savefig(path, dpi=110)
+    return True
