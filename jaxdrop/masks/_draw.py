@@ -43,6 +43,7 @@ def keep_words(key, rate, layout: Layout, sharding=None):
     else:
         if rate.ndim:
             rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
+            rate = _sharding.whole_runs(rate, layout)
         limit, everything = _rate.threshold(rate)
     if jax.random.key_impl(key) == "threefry2x32":
         block = _threefry_blocks(key, layout, sharding)
@@ -101,9 +102,8 @@ def _generic_blocks(key, layout, sharding):
     def block(pair):
         plane_key = jax.random.fold_in(key, pair)
         words = jax.random.bits(plane_key, (2, *layout.words_shape), jnp.uint32)
-        if sharding is not None:
-            words = jax.sharding.reshard(words, jax.sharding.PartitionSpec(None, *sharding.spec))
-        return words[0], words[1]
+        words = words[0], words[1]
+        return words if sharding is None else jax.sharding.reshard(words, (sharding, sharding))
 
     return block
 

@@ -200,6 +200,9 @@ def _select(mask, x):
     if sharding is not None:
         keep = jax.sharding.reshard(keep, sharding)
     keep, keep_prob = _leading(keep, x), _leading(mask.keep_prob, x)
+    if sharding is not None and keep_prob.ndim:
+        own = _sharding.mask_sharding(x, keep_prob.shape)
+        keep_prob = jax.sharding.reshard(keep_prob, own)
     return jnp.where(keep, _scale(keep_prob, x), jnp.zeros((), x.dtype))
 
 

@@ -25,15 +25,20 @@ def words_sharding(layout, sharding):
     if sharding is None:
         return None
     entries = _entries(sharding.spec, len(layout.shape))
-    packed = None
-    if (
-        layout.stop - layout.start == 1
-        and layout.words_shape[layout.start] % _devices(sharding.mesh, entries[layout.start]) == 0
-        and layout.size % 32 == 0
-    ):
-        packed = entries[layout.start]
+    packed = _packed_entry(layout, sharding)
     spec = (*entries[: layout.start], packed, *entries[layout.stop :])
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+def whole_runs(rates, layout):
+    """Rates of mask rank, where they are cut within a word with the packed run on every device."""
+    sharding = jax.typeof(rates).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return rates
+    entries = _entries(sharding.spec, rates.ndim)
+    run = [_packed_entry(layout, sharding)] + [None] * (layout.stop - layout.start - 1)
+    spec = PartitionSpec(*entries[: layout.start], *run, *entries[layout.stop :])
+    return jax.sharding.reshard(rates, NamedSharding(sharding.mesh, spec))
 
 
 def unpacked_shardings(words, layout):
@@ -54,6 +59,15 @@ def unpacked_shardings(words, layout):
         NamedSharding(sharding.mesh, PartitionSpec(*before, packed, None, *after)),
         NamedSharding(sharding.mesh, PartitionSpec(*before, *run, *after)),
     )
+
+
+def _packed_entry(layout, sharding):
+    """Mesh axes over which the packed run can stay split: those that cut it into whole words."""
+    if layout.stop - layout.start != 1 or layout.size % 32:
+        return None
+    entry = _entries(sharding.spec, len(layout.shape))[layout.start]
+    words = layout.words_shape[layout.start]
+    return None if words % _devices(sharding.mesh, entry) else entry
 
 
 def _entries(spec, rank):

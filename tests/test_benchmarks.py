@@ -1,0 +1,48 @@
+"""``python -m benchmarks`` in its quick form: it runs, and its figures mean what they say."""
+
+import json
+
+import jax
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks._report import rows_of
+
+
+def _run(capsys, folder, *options):
+    file = folder / "rows.json"
+    # Other libraries promote dtypes and ranks silently.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        program.main(["--quick", "--json", str(file), *options])
+    return capsys.readouterr().out, json.loads(file.read_text())
+
+
+def test_bytes_kept_are_those_of_one_bit(capsys, tmp_path):
+    text, saved = _run(capsys, tmp_path, "--only", "kept")
+    kept = {row["name"]: row["value"] for row in saved["rows"]}
+    assert kept["jaxdrop"] == pytest.approx(1 / 8)
+    assert kept["flax linen"] >= 1
+    assert saved["context"]["versions"]["jax"] == jax.__version__
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_ratios_are_taken_against_the_named_row():
+    rows = list(rows_of("section", "case", {"copy": 2.0, "ours": 3.0}, "ms", "copy"))
+    assert [(row.name, row.ratio) for row in rows] == [("copy", None), ("ours", 1.5)]
+
+
+def test_unknown_sections_are_named(capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--only", "forwards"])
+    assert "expected some of forward, backward" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_section_runs_and_the_picture_is_drawn(capsys, tmp_path):
+    picture = tmp_path / "ratios.png"
+    _, saved = _run(capsys, tmp_path, "--picture", str(picture))
+    assert {"forward", "kept for backward", "training step"} <= {
+        row["section"] for row in saved["rows"]
+    }
+    assert all(row["value"] > 0 for row in saved["rows"])
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
