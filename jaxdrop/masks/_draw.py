@@ -36,7 +36,7 @@ def keep_words(key, rate, layout: Layout, sharding=None):
         sharding: sharding of the mask on an Explicit mesh, or None.
     """
     key = _keys.typed(key)
-    _keys.consume(key)
+    nothing = _keys.consume(key)
     sharding = _sharding.words_sharding(layout, sharding)
     if isinstance(rate, float):
         limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np))
@@ -59,9 +59,10 @@ def keep_words(key, rate, layout: Layout, sharding=None):
         return keep
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
-    varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32)
-    ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32, out_sharding=sharding)
-    ones = ones ^ (varying & np.uint32(0))
+    varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32) | nothing
+    ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ (varying & np.uint32(0))
+    if sharding is not None:
+        ones = jax.sharding.reshard(ones, sharding)
     pairs = _pairs(limit)
     keep = lax.fori_loop(0, pairs, step, ones)
     if isinstance(rate, float):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _REMEDY = "write jax.random.key(0), or take a fresh one from jax.random.split(key)"
 
@@ -37,12 +38,14 @@ def typed(key):
 
 
 def consume(key):
-    """Marks the key as used up, so that the key-reuse checker sees a second use.
+    """Marks the key as used up, so that the key-reuse checker sees a second use; returns 0.
 
+    The 0 has to enter the result: what nothing depends on is removed before it is checked.
     Reading a key's words does not count as using it; drawing bits does, even none of them.
     """
     if jax.config.jax_debug_key_reuse:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.random.bits(key, (0,))
+        return jax.random.bits(key, (0,)).sum(dtype=jnp.uint32)
+    return np.uint32(0)
 
 
 def _legacy_shape():
