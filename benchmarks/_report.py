@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import textwrap
 from typing import NamedTuple
 
 import jax
@@ -69,12 +70,13 @@ def context():
 
 
 def print_context(facts):
-    """One line of facts and one of versions."""
+    """One line of facts, then the versions."""
     print(
         f"{facts['date']}  {facts['device']}, {facts['cores']} cores, {facts['machine']}, "
         f"Python {facts['python']}"
     )
-    print("  ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(textwrap.fill(versions, 80))
 
 
 def print_rows(rows):
