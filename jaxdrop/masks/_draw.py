@@ -59,7 +59,11 @@ def keep_words(key, rate, layout: Layout, sharding=None):
         return keep
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
-    varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32) | nothing
+    varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32)
+    if not isinstance(rate, float):
+        # Seen by the newest jax only if the result depends on it; with a static rate it sees it
+        # anyway, and takes a use in the result for a second one where checkpoint computes again.
+        varying = varying | nothing
     ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ (varying & np.uint32(0))
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)

@@ -40,7 +40,6 @@ def typed(key):
 def consume(key):
     """Marks the key as used up, so that the key-reuse checker sees a second use; returns 0.
 
-    The 0 has to enter the result: what nothing depends on is removed before it is checked.
     Reading a key's words does not count as using it; drawing bits does, even none of them.
     """
     if jax.config.jax_debug_key_reuse:  # pyright: ignore[reportAttributeAccessIssue]
