@@ -11,7 +11,9 @@ bit an entry gets and so must not depend on device, mesh or backend:
   all axes.
 """
 
+import functools
 import math
+import operator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -94,8 +96,10 @@ def pack(bits, layout: Layout):
     padding[layout.start] = (0, -layout.size % WORD)
     bits = jnp.pad(bits, padding)
     bits = bits.reshape(*rows[: layout.start], -1, WORD, *bits.shape[layout.start + 1 :])
-    values = bits.astype(jnp.uint32) * _lanes(WORD, layout, layout.start + 1)
-    return jnp.sum(values, axis=layout.start + 1, dtype=jnp.uint32)
+    # Written out, since a reduction that XLA fuses with the hash is not vectorised on the CPU.
+    bits = bits.astype(jnp.uint32)
+    lanes = (lax.index_in_dim(bits, lane, layout.start + 1, False) for lane in range(WORD))
+    return functools.reduce(operator.or_, (bit << np.uint32(i) for i, bit in enumerate(lanes)))
 
 
 def _lanes(size, layout, axis):

@@ -222,5 +222,6 @@ def _scale(keep_prob, x):
     some = jnp.where(keep_prob == 0, jnp.ones_like(keep_prob), keep_prob)
     scale = jax.lax.stop_gradient(1 / some.astype(real)).astype(wide)
     scaled = (x.astype(wide) * scale).astype(x.dtype)
-    # Multiplying by 1 may still flush a denormal: at rate 0 the result is x, bit for bit.
-    return jnp.where(keep_prob == 1, x, scaled)
+    # Multiplying by 1 may still flush a denormal: at rate 0 the result is x, bit for bit. Asking
+    # the scale and not keep_prob spares XLA from deriving the latter from the rate at each entry.
+    return jnp.where(scale == 1, x, scaled)

@@ -50,12 +50,14 @@ def threshold(rate, xp=jnp):
 
     The decision is taken in float32 and integers alone, so that NumPy (``xp=np``, at trace time)
     and XLA agree to the bit. ``everything`` stands for the threshold 2**32, which no uint32 holds.
-    Rounded to a step of 2**-m with m = 8 - log2(min(rate, 1 - rate)), but 16 <= m <= 24.
+    Rounded to a step of 2**-m with m = 7 - floor(log2(min(rate, 1 - rate))), but 16 <= m <= 24.
     """
     rate = xp.asarray(rate, xp.float32)
-    _, exponent = xp.frexp(xp.minimum(rate, np.float32(1) - rate))
-    bits = xp.clip(np.int32(8) - exponent, np.int32(16), np.int32(24))
-    steps = xp.round(xp.ldexp(rate, bits))
+    least = xp.minimum(rate, np.float32(1) - rate)
+    bits = np.int32(16)
+    for further in range(1, 9):
+        bits = bits + (least < np.float32(2.0 ** (-8 - further))).astype(np.int32)
+    steps = xp.round(rate * (np.int32(1) << bits).astype(np.float32))
     inside = (rate > np.float32(0)) & (rate < np.float32(1))
     steps = xp.where(inside, steps, np.float32(0))
     everything = rate == np.float32(1)
