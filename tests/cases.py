@@ -19,6 +19,8 @@ from jaxdrop import functional
 # Chance that an exact test fails although the bits are fair. Keys are fixed, so that a test that
 # has passed once goes on passing until the bits change.
 FALSE_ALARM = 1e-6
+# The implementations of keys in JAX beside the default.
+OTHER_KEYS = ("rbg", "unsafe_rbg", "philox2x32", "philox4x32", "threefry4x32")
 
 
 class Case(NamedTuple):

@@ -42,6 +42,16 @@ def threefry2x32(key, counter):
     return x, y
 
 
+def cipher_key(words):
+    """The two words that the draw is keyed with, from those of a key of any implementation."""
+    words = np.pad(np.asarray(words, np.uint32), (0, len(words) % 2))
+    pairs = words.reshape(-1, 2, 1)  # arrays of one: NumPy warns where a scalar wraps
+    key = pairs[0]
+    for pair in pairs[1:]:
+        key = threefry2x32(key, pair)
+    return np.ravel(key)
+
+
 def packed_axes(shape):
     """Axes ``(start, stop)`` that are packed into words, in row-major order."""
     rank = len(shape)

@@ -12,6 +12,7 @@ from jaxdrop import masks
 from jaxdrop.functional import dropout
 from tests import reference
 from tests.cases import (
+    OTHER_KEYS,
     assert_probability,
     assert_same_bits,
     data,
@@ -157,7 +158,7 @@ def test_different_keys_give_different_masks(case):
     assert len(seen) == len(keys)
 
 
-@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", OTHER_KEYS)
 def test_other_implementations_of_keys_work(impl):
     x = jnp.ones((511, 513))
 
@@ -165,6 +166,8 @@ def test_other_implementations_of_keys_work(impl):
         return dropout(jax.random.key(seed, impl=impl), x, rate)
 
     y = draw(0.1)
+    words = reference.cipher_key(jax.random.key_data(jax.random.key(0, impl=impl)))
+    np.testing.assert_array_equal(np.asarray(y) != 0, reference.keep(words, 0.1, x.shape))
     assert_probability(np.sum(np.asarray(y) == 0), x.size, 1 - reference.keep_probability(0.1))
     assert_same_bits(draw(jnp.float32(0.1)), y)
     assert_same_bits(draw(jnp.full((513,), 0.1, jnp.float32)), y)
@@ -174,8 +177,36 @@ def test_other_implementations_of_keys_work(impl):
         dropout(reused, x, 0.1) + dropout(reused, x, 0.1)
 
 
-def test_a_legacy_key_belongs_to_the_default_implementation():
+@pytest.mark.parametrize("impl", OTHER_KEYS)
+def test_vmap_over_keys_of_other_implementations_is_the_loop(impl):
+    """Where JAX itself draws for all rbg keys of a batch from the first."""
+    x = jnp.ones((64, 40))
+
+    def keys():
+        return jax.random.split(jax.random.key(0, impl=impl), 3)
+
+    mapped = jax.vmap(lambda key: dropout(key, x, RATE))(keys())
+    for single, y in zip(keys(), mapped):
+        assert_same_bits(y, dropout(single, x, RATE))
+
+
+@pytest.mark.parametrize("impl", OTHER_KEYS)
+def test_a_legacy_key_belongs_to_the_default_implementation(impl):
     x = jnp.ones((64, 48))
-    with jax.default_prng_impl("rbg"):
+    with jax.default_prng_impl(impl):
         y = dropout(jax.random.PRNGKey(3), x, RATE)
-    assert_same_bits(y, dropout(jax.random.key(3, impl="rbg"), x, RATE))
+        with pytest.raises(ValueError, match="a batch of shape"):
+            dropout(jnp.stack([jax.random.PRNGKey(3)] * 2), x, RATE)
+    assert_same_bits(y, dropout(jax.random.key(3, impl=impl), x, RATE))
+
+
+@pytest.mark.parametrize("rate", [RATE, jnp.float32(RATE)], ids=["static", "traced"])
+def test_a_large_mask_is_drawn_on_all_threads_of_a_cpu(rate):
+    """XLA marks a loop that it compiles for one thread."""
+
+    def text(shape):
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.jit(lambda key, x: dropout(key, x, rate)).lower(key(), x).compile().as_text()
+
+    assert "small_call" in text((8,))  # or the mark has another name by now
+    assert "small_call" not in text((2048, 1024))

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdrop import functional, masks
-from tests.cases import assert_same_bits, data, each_function, key
+from tests.cases import OTHER_KEYS, assert_same_bits, data, each_function, key
 
 RATE = 0.3
 COLLECTIVE = re.compile(
@@ -139,13 +139,14 @@ def test_rates_that_are_cut_within_a_word_meet_again(shape, axis_type):
     assert_same_bits(y, expected)
 
 
-@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", OTHER_KEYS)
 @each_mesh_type
 def test_other_implementations_of_keys_follow_x(impl, axis_type):
-    """Their bits are XLA's own, which the compiler may gather: values and sharding only."""
-    x = data((256, 64))
+    x, one = data((256, 64)), jax.random.key(0, impl=impl)
     sharding = placement(x.shape, "both", axis_type)
-    y = functional.dropout(jax.random.key(0, impl=impl), put(x, sharding), RATE)
+    sharded = put(x, sharding)
+    program = compiled(lambda key, x: functional.dropout(key, x, RATE), one, sharded)
+    y = program(one, sharded)
     assert y.sharding.is_equivalent_to(sharding, 2)
     assert_same_bits(y, functional.dropout(jax.random.key(0, impl=impl), x, RATE))
 

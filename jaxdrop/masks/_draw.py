@@ -11,6 +11,8 @@ with the counter (i, p), so that a word depends on the key, its number and the t
 not on who else is drawn, in what order, or where.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,8 @@ _PARITY = np.uint32(0x1BD11BDA)
 _PAIRS = 12  # of planes: the threshold has 24 bits at most
 # jax.random counts its blocks from 0 in both counter words: the top bit keeps ours apart.
 _DOMAIN = np.uint32(1 << 31)
+# From here on two threads draw faster than one, the cost of waking them included.
+_MANY_WORDS = 1 << 16
 
 
 def keep_words(key, rate, layout: Layout, sharding=None):
@@ -35,8 +39,8 @@ def keep_words(key, rate, layout: Layout, sharding=None):
         layout: where the words lie in the mask.
         sharding: sharding of the mask on an Explicit mesh, or None.
     """
-    key = _keys.typed(key)
-    nothing = _keys.consume(key)
+    words, used = _keys.words(key)
+    cipher_key = _cipher_key(words)
     sharding = _sharding.words_sharding(layout, sharding)
     if isinstance(rate, float):
         limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np))
@@ -45,25 +49,24 @@ def keep_words(key, rate, layout: Layout, sharding=None):
             rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
             rate = _sharding.whole_runs(rate, layout)
         limit, everything = _rate.threshold(rate)
-    if jax.random.key_impl(key) == "threefry2x32":
-        block = _threefry_blocks(key, layout, sharding)
-    else:
-        block = _generic_blocks(key, layout, sharding)
+    low, high = _word_numbers(layout.words_shape, sharding)
+    high = high * np.uint32(_PAIRS) + _DOMAIN
+    threaded = math.prod(layout.words_shape) >= _MANY_WORDS
 
     def step(i, keep):
-        pair = pairs - 1 - i
-        high, low = block(pair)
-        for plane, shift in ((low, 30 - 2 * pair), (high, 31 - 2 * pair)):
+        pair = pairs - 1 - (_on_all_threads(i) if threaded else i)
+        first, second = threefry2x32(*cipher_key, low, high + jnp.uint32(pair))
+        for plane, shift in ((second, 30 - 2 * pair), (first, 31 - 2 * pair)):
             bit = _bit_words(limit >> jnp.uint32(shift) & np.uint32(1), layout)
             keep = (keep & ~plane) | (~bit & (keep | ~plane))
         return keep
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
-    varying = jax.random.key_data(key)[0] | limit.sum(dtype=jnp.uint32)
+    varying = cipher_key[0] | limit.sum(dtype=jnp.uint32)
     if not isinstance(rate, float):
         # Seen by the newest jax only if the result depends on it; with a static rate it sees it
         # anyway, and takes a use in the result for a second one where checkpoint computes again.
-        varying = varying | nothing
+        varying = varying | used
     ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ (varying & np.uint32(0))
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
@@ -72,6 +75,32 @@ def keep_words(key, rate, layout: Layout, sharding=None):
     if isinstance(rate, float):
         return jnp.zeros_like(keep) if everything else keep
     return keep & ~_bit_words(everything, layout)
+
+
+def _cipher_key(words):
+    """Two words from those of a key of any implementation; those of a threefry2x32 key as they are.
+
+    JAX's own bits of the others are dearer, differ between backends, and under vmap those of rbg
+    keys depend on the whole batch.
+    """
+    words = [*words, np.uint32(0)] if len(words) % 2 else words
+    cipher_key = words[0], words[1]
+    for more in zip(words[2::2], words[3::2]):
+        cipher_key = threefry2x32(*cipher_key, *more)
+    return cipher_key
+
+
+def _on_all_threads(i):
+    """The counter ``i`` of a loop, in such a way that XLA runs the loop on all threads of a CPU.
+
+    The XLA of jax 0.12 takes every loop of element-wise operations for a small one and compiles it
+    into a function for one thread, twice as slow on two cores; one that holds a sort is spared.
+    """
+
+    def sorted_first(i):
+        return lax.sort(jnp.stack([i, jnp.full_like(i, np.iinfo(np.int32).max)]))[0]
+
+    return lax.platform_dependent(i, cpu=sorted_first, default=lambda i: i)
 
 
 def _pairs(limit):
@@ -92,25 +121,6 @@ def _bit_words(bit, layout):
     if bit.ndim == 0:
         return np.uint32(0) - bit.astype(jnp.uint32)
     return pack(bit, layout)
-
-
-def _threefry_blocks(key, layout, sharding):
-    words = jax.random.key_data(key)
-    low, high = _word_numbers(layout.words_shape, sharding)
-    high = high * np.uint32(_PAIRS) + _DOMAIN
-    return lambda pair: threefry2x32(words[0], words[1], low, high + jnp.uint32(pair))
-
-
-def _generic_blocks(key, layout, sharding):
-    """Planes of a key of any other implementation, from jax.random itself."""
-
-    def block(pair):
-        plane_key = jax.random.fold_in(key, pair)
-        words = jax.random.bits(plane_key, (2, *layout.words_shape), jnp.uint32)
-        words = words[0], words[1]
-        return words if sharding is None else jax.sharding.reshard(words, (sharding, sharding))
-
-    return block
 
 
 def _word_numbers(shape, sharding):

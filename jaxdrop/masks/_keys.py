@@ -1,5 +1,7 @@
 """What counts as a key: one typed PRNG key, or one legacy uint32 key."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ def check_key(key):
         )
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         batch = key.shape
-    elif dtype == jnp.uint32 and key.ndim >= 1 and key.shape[-1:] == _legacy_shape():
+    elif dtype == jnp.uint32 and key.ndim >= 1 and key.shape[-1:] == _default_shape():
         batch = key.shape[:-1]
     else:
         raise TypeError(
@@ -37,18 +39,25 @@ def typed(key):
     return jax.random.wrap_key_data(key)
 
 
-def consume(key):
-    """Marks the key as used up, so that the key-reuse checker sees a second use; returns 0.
+def words(key):
+    """The words of the key as a list of uint32 scalars, and 0; uses the key up.
 
-    Reading a key's words does not count as using it; drawing bits does, even none of them.
+    Reading a key's words does not count as using it, for the key-reuse checker: drawing bits does,
+    even none of them.
     """
+    key = typed(key)
+    data, used = jax.random.key_data(key).ravel(), np.uint32(0)
     if jax.config.jax_debug_key_reuse:  # pyright: ignore[reportAttributeAccessIssue]
-        return jax.random.bits(key, (0,)).sum(dtype=jnp.uint32)
-    return np.uint32(0)
+        used = jax.random.bits(key, (0,)).sum(dtype=jnp.uint32)
+    return [data[i] for i in range(data.size)], used
 
 
-def _legacy_shape():
-    # Threefry keys hold two words, those of rbg and unsafe_rbg four. Asking JAX for the shape
-    # of a default key would put an operation into every eager call.
-    name = jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
-    return (2,) if name == "threefry2x32" else (4,)
+def _default_shape():
+    return _legacy_shape(jax.config.jax_default_prng_impl)  # pyright: ignore
+
+
+@functools.cache
+def _legacy_shape(implementation):
+    """Shape of a legacy key; asking once, since an operation would burden every eager call."""
+    key = jax.eval_shape(lambda: jax.random.key(0, impl=implementation))
+    return jax.eval_shape(jax.random.key_data, key).shape
