@@ -10,7 +10,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first import
 import jax
 from tqdm import tqdm
 
-from benchmarks import _elementwise, _programs, _report
+from benchmarks import _elementwise, _programs, _report, _tpu
 
 _SECTIONS = {
     "forward": _elementwise.forward,
@@ -23,6 +23,7 @@ _SECTIONS = {
     "temporaries": _programs.temporaries,
     "compilation": _programs.compilation,
     "training": _programs.training,
+    "tpu": _tpu.tpu,
 }
 
 

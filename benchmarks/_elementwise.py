@@ -23,6 +23,8 @@ _SMALL = (
     (100003,),
 )
 
+_KEYS = ("threefry2x32", "rbg", "unsafe_rbg", "philox2x32", "philox4x32", "threefry4x32")
+
 
 def forward(budget):
     """One large array, every library, against the copy."""
@@ -93,7 +95,7 @@ def rates(budget):
 def keys(budget):
     """Keys of JAX's other generators, against Flax with the same key."""
     x = _array(budget.large, jnp.float32)
-    for kind in ("threefry2x32", "rbg", "unsafe_rbg"):
+    for kind in _KEYS:
         peers = {"jaxdrop": _peers.ours(0.1), "flax linen": _peers.flax_linen(0.1)}
         functions = {name: jax.jit(function) for name, function in peers.items()}
         arguments = (jax.random.key(0, impl=kind), x)
