@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 from jaxdrop import functional
+from tests import reference
 
 # Chance that an exact test fails although the bits are fair. Keys are fixed, so that a test that
 # has passed once goes on passing until the bits change.
@@ -32,6 +33,10 @@ class Case(NamedTuple):
         shape: shape of x; the sharding laws split its first and last axis if they divide by 8.
         mask_shape: 1 where entries share a decision, else as ``shape``; a group is what shares one.
         kwargs: further arguments of ``fn``.
+        keep: ``keep(key words, rate, mask_shape)``: which groups survive, by the reference.
+        keep_probability: of a group at a rate, a fraction, by the reference.
+        lost: what a dropped entry becomes, from the rate and the keep probability.
+        survivor: what a surviving one becomes, from x and the same two, in float64.
     """
 
     name: str
@@ -39,6 +44,10 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     mask_shape: tuple[int, ...]
     kwargs: Mapping[str, Any] = MappingProxyType({})
+    keep: Callable = reference.keep
+    keep_probability: Callable = reference.keep_probability
+    lost: Callable = lambda rate, keep: 0.0
+    survivor: Callable = lambda x, rate, keep: x / keep
 
     def call(self, key, x, rate, deterministic=False):
         return self.fn(key, x, rate, deterministic=deterministic, **self.kwargs)
@@ -86,9 +95,15 @@ def data(shape, dtype=jnp.float32):
     return jnp.asarray(np.where(x == 0, 1.0, x).astype(dtype))
 
 
-def decisions(case, y):
+def kept_entries(case, y, rate):
+    """Booleans of the shape of x: which entries of an output survive."""
+    lost = case.lost(rate, float(case.keep_probability(rate)))
+    return np.asarray(y) != np.asarray(lost, y.dtype)
+
+
+def decisions(case, y, rate):
     """Booleans of the mask shape: which groups of an output survive, all of a group or none."""
-    kept = np.asarray(y) != 0
+    kept = kept_entries(case, y, rate)
     shared = tuple(a for a, (m, s) in enumerate(zip(case.mask_shape, case.shape)) if m != s)
     first = kept.any(axis=shared, keepdims=True)
     assert first.shape == case.mask_shape

@@ -19,6 +19,7 @@ from tests.cases import (
     decisions,
     each_case,
     each_function,
+    kept_entries,
     key,
 )
 
@@ -40,8 +41,8 @@ def test_decisions_are_those_of_the_reference(case, dtype):
     y = case.call(key(), data(case.shape, dtype), RATE)
     assert y.dtype == dtype
     assert y.shape == case.shape
-    expected = reference.keep(jax.random.key_data(key()), RATE, case.mask_shape)
-    np.testing.assert_array_equal(decisions(case, y), expected)
+    expected = case.keep(jax.random.key_data(key()), RATE, case.mask_shape)
+    np.testing.assert_array_equal(decisions(case, y, RATE), expected)
 
 
 @each_case
@@ -117,10 +118,10 @@ def test_realised_rate_of_groups(case):
     keys = jax.random.split(key(1), -(-(2**18) // groups))
     x = data(case.shape)
     y = jax.jit(jax.vmap(lambda key: case.call(key, x, 0.1)))(keys)
-    dropped, share = np.sum(np.asarray(y) == 0), x.size // groups
+    dropped, share = np.sum(~kept_entries(case, y, 0.1)), x.size // groups
     assert dropped % share == 0
     draws = len(keys) * groups
-    assert_probability(dropped // share, draws, 1 - reference.keep_probability(0.1))
+    assert_probability(dropped // share, draws, 1 - case.keep_probability(0.1))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.9, 1 / 3, 1e-3, 1e-4, 1e-5, 0.999])
@@ -162,9 +163,11 @@ def test_rates_that_the_bits_can_hold_are_exact(rate):
 @each_case
 def test_survivors_are_x_over_keep_probability(case):
     x = data(case.shape)
-    y = np.asarray(case.call(key(), x, RATE), np.float64)
-    exact = np.asarray(x, np.float64) / float(reference.keep_probability(RATE))
-    np.testing.assert_allclose(y[y != 0], exact[y != 0], rtol=2**-22)
+    y = case.call(key(), x, RATE)
+    kept = kept_entries(case, y, RATE)
+    keep_prob = float(case.keep_probability(RATE))
+    exact = case.survivor(np.asarray(x, np.float64), RATE, keep_prob)
+    np.testing.assert_allclose(np.asarray(y)[kept], exact[kept], rtol=2**-22)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -255,17 +258,18 @@ def test_gradient_of_a_traced_rate_is_finite(rate):
 @each_case
 def test_dropped_poison_is_gone_and_so_is_its_gradient(case):
     x = jnp.asarray(np.resize(np.float32([math.inf, -math.inf, math.nan, 1]), case.shape))
-    keep = reference.keep(jax.random.key_data(key()), RATE, case.mask_shape)
+    keep = case.keep(jax.random.key_data(key()), RATE, case.mask_shape)
     keep = np.broadcast_to(keep, case.shape)
+    lost = np.float32(case.lost(RATE, float(case.keep_probability(RATE))))
 
     @jax.jit
     def value_and_gradient(x):
         y, pull = jax.vjp(lambda x: case.call(key(), x, RATE), x)
         return y, pull(x)[0]
 
-    for result in value_and_gradient(x):
+    for result, dropped in zip(value_and_gradient(x), (lost, 0)):
         result = np.asarray(result)
-        np.testing.assert_array_equal(result[~keep], 0)
+        np.testing.assert_array_equal(result[~keep], dropped)
         np.testing.assert_array_equal(np.isfinite(result[keep]), np.isfinite(x)[keep])
 
 

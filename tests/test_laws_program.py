@@ -154,7 +154,7 @@ def test_different_keys_give_different_masks(case):
     keys = [key(0), key(1), key(2**31), *jax.random.split(key(3), 3)]
     keys += [jax.random.fold_in(key(4), i) for i in range(3)]
     x = data(case.shape)
-    seen = {decisions(case, case.call(one, x, RATE)).tobytes() for one in keys}
+    seen = {decisions(case, case.call(one, x, RATE), RATE).tobytes() for one in keys}
     assert len(seen) == len(keys)
 
 

@@ -3,6 +3,8 @@
 import functools
 import numbers
 import operator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,25 @@ Key = jax.Array | None
 Flag = bool | jax.Array
 
 
-def drop(key, x, rate, mask_shape, *, deterministic):
+class Rule(NamedTuple):
+    """What a variant does with a mask.
+
+    Attributes:
+        apply: ``apply(mask, x)`` gives the result; x may be a tuple of arrays, the first of which
+            has the shape that the mask broadcasts to.
+        kept: result at a known rate of 0 and for ``deterministic=True``.
+        dropped: result at a known rate of 1.
+    """
+
+    apply: Callable = _mask.select
+    kept: Callable = lambda x: x
+    dropped: Callable = jnp.zeros_like
+
+
+_ZEROS = Rule()
+
+
+def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
     """Dropout of ``x`` with one decision for each entry of ``mask_shape``.
 
     A rate and a flag that are known now take static paths: they cost nothing at run time, and a
@@ -24,20 +44,20 @@ def drop(key, x, rate, mask_shape, *, deterministic):
     _mask.check_broadcast(rate, mask_shape)
     flag = check_flag(deterministic)
     if not draws(rate, flag):
-        return x if flag is True or rate == 0.0 else jnp.zeros_like(x)
+        return rule.kept(x) if flag is True or rate == 0.0 else rule.dropped(x)
     _keys.check_key(key)
     flag = None if flag is False else flag
     if isinstance(rate, float):
-        return _drop(key, x, None, flag, rate=rate, mask_shape=mask_shape)
-    return _drop(key, x, rate, flag, rate=None, mask_shape=mask_shape)
+        return _drop(key, x, None, flag, rate=rate, mask_shape=mask_shape, apply=rule.apply)
+    return _drop(key, x, rate, flag, rate=None, mask_shape=mask_shape, apply=rule.apply)
 
 
-@functools.partial(jax.jit, static_argnames=("rate", "mask_shape"))
-def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape):
+@functools.partial(jax.jit, static_argnames=("rate", "mask_shape", "apply"))
+def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape, apply):
     rate = traced_rate if rate is None else rate
     if deterministic is not None:
         rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
-    return _mask.select(_mask.draw(key, rate, mask_shape, like=x), x)
+    return apply(_mask.draw(key, rate, mask_shape, like=jax.tree.leaves(x)[0]), x)
 
 
 def draws(rate, deterministic):

@@ -26,11 +26,12 @@ _PARITY = np.uint32(0x1BD11BDA)
 _PAIRS = 12  # of planes: the threshold has 24 bits at most
 # jax.random counts its blocks from 0 in both counter words: the top bit keeps ours apart.
 _DOMAIN = np.uint32(1 << 31)
+_ENTRY_DOMAIN = np.uint32(1 << 30)  # of whole numbers for each entry
 # From here on two threads draw faster than one, the cost of waking them included.
 _MANY_WORDS = 1 << 16
 
 
-def keep_words(key, rate, layout: Layout, sharding=None):
+def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
     """Packed words, uint32 of ``layout.words_shape``: each bit is 1 where the entry survives.
 
     Args:
@@ -38,17 +39,18 @@ def keep_words(key, rate, layout: Layout, sharding=None):
         rate: a Python float, or an array that broadcasts to the mask shape.
         layout: where the words lie in the mask.
         sharding: sharding of the mask on an Explicit mesh, or None.
+        least_bits: of the threshold.
     """
     words, used = _keys.words(key)
     cipher_key = _cipher_key(words)
     sharding = _sharding.words_sharding(layout, sharding)
     if isinstance(rate, float):
-        limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np))
+        limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np, least_bits))
     else:
         if rate.ndim:
             rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
             rate = _sharding.whole_runs(rate, layout)
-        limit, everything = _rate.threshold(rate)
+        limit, everything = _rate.threshold(rate, least_bits=least_bits)
     low, high = _word_numbers(layout.words_shape, sharding)
     high = high * np.uint32(_PAIRS) + _DOMAIN
     threaded = math.prod(layout.words_shape) >= _MANY_WORDS
@@ -75,6 +77,14 @@ def keep_words(key, rate, layout: Layout, sharding=None):
     if isinstance(rate, float):
         return jnp.zeros_like(keep) if everything else keep
     return keep & ~_bit_words(everything, layout)
+
+
+def entry_integers(key, shape, sharding=None):
+    """A uniform uint32 for each entry of ``shape``: the first word of a block of its own."""
+    words, used = _keys.words(key)
+    low, high = _word_numbers(shape, sharding)
+    first, _ = threefry2x32(*_cipher_key(words), low, high + _ENTRY_DOMAIN)
+    return first ^ (used & np.uint32(0))
 
 
 def _cipher_key(words):

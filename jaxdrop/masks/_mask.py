@@ -128,20 +128,36 @@ def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
     return _sample(key, rate, rate=None, shape=sizes)
 
 
-def draw(key, rate, shape, *, like=None) -> Mask:
-    """`sample` without checks, for arguments that have been checked; sharded like ``like``."""
+def draw(key, rate, shape, *, like=None, least_bits=16) -> Mask:
+    """`sample` without checks, for arguments that have been checked; sharded like ``like``.
+
+    The threshold has ``least_bits`` bits or more, up to 24.
+    """
     sharding = None if like is None else _sharding.mask_sharding(like, shape)
-    words = keep_words(key, rate, layout_of(shape), sharding)
+    words = keep_words(key, rate, layout_of(shape), sharding, least_bits)
     if isinstance(rate, float):
-        return Mask(words, np.float32(_rate.keep_probability(rate, np)), shape)  # pyright: ignore
-    return Mask(words, _rate.keep_probability(rate), shape)
+        kept = np.float32(_rate.keep_probability(rate, np, least_bits))
+        return Mask(words, kept, shape)  # pyright: ignore
+    return Mask(words, _rate.keep_probability(rate, least_bits=least_bits), shape)
+
+
+def words_only(function):
+    """``function(mask, ...)`` such that the words alone are kept for its backward pass.
+
+    What follows from the words is computed again. CSE may merge both computations: they are
+    element-wise and fuse into their consumers.
+    """
+    return jax.checkpoint(function, prevent_cse=False)
 
 
 def select(mask: Mask, x):
     """`Mask.apply` without checks."""
-    # Rematerialising what follows from the words leaves them alone to be kept for the backward
-    # pass. CSE may merge both expansions: they are element-wise and fuse into their consumers.
-    return jax.checkpoint(_select, prevent_cse=False)(mask, x)
+    return words_only(_select)(mask, x)
+
+
+def choose(mask: Mask, kept, dropped):
+    """``kept`` where an entry survives, else ``dropped``; the mask broadcasts to ``kept``."""
+    return words_only(_choose)(mask, kept, dropped)
 
 
 def check_array(x: Any, name: str = "x") -> jax.Array:
@@ -195,15 +211,23 @@ def _apply(mask, x):
 
 
 def _select(mask, x):
+    return _choose(mask, _scale(aligned_keep_prob(mask, x), x), jnp.zeros((), x.dtype))
+
+
+def _choose(mask, kept, dropped):
     keep = unpack(mask.words, layout_of(mask.shape))
-    sharding = _sharding.mask_sharding(x, mask.shape)
+    sharding = _sharding.mask_sharding(kept, mask.shape)
     if sharding is not None:
         keep = jax.sharding.reshard(keep, sharding)
-    keep, keep_prob = _leading(keep, x), _leading(mask.keep_prob, x)
-    if sharding is not None and keep_prob.ndim:
-        own = _sharding.mask_sharding(x, keep_prob.shape)
-        keep_prob = jax.sharding.reshard(keep_prob, own)
-    return jnp.where(keep, _scale(keep_prob, x), jnp.zeros((), x.dtype))
+    return jnp.where(_leading(keep, kept), kept, dropped)
+
+
+def aligned_keep_prob(mask, x):
+    """The keep probability with the rank of ``x``, and sharded like it, unless it is a scalar."""
+    keep_prob = _leading(mask.keep_prob, x)
+    if keep_prob.ndim and _sharding.mask_sharding(x, keep_prob.shape) is not None:
+        return jax.sharding.reshard(keep_prob, _sharding.mask_sharding(x, keep_prob.shape))
+    return keep_prob
 
 
 def _leading(values, x):

@@ -45,18 +45,19 @@ def check_rate(rate, name="rate"):
     return rate
 
 
-def threshold(rate, xp=jnp):
+def threshold(rate, xp=jnp, least_bits=16):
     """Drop threshold of ``rate``: ``(uint32 threshold, bool everything)``, shaped like ``rate``.
 
     The decision is taken in float32 and integers alone, so that NumPy (``xp=np``, at trace time)
     and XLA agree to the bit. ``everything`` stands for the threshold 2**32, which no uint32 holds.
-    Rounded to a step of 2**-m with m = 7 - floor(log2(min(rate, 1 - rate))), but 16 <= m <= 24.
+    Rounded to a step of 2**-m with m = 7 - floor(log2(min(rate, 1 - rate))), but
+    least_bits <= m <= 24.
     """
     rate = xp.asarray(rate, xp.float32)
     least = xp.minimum(rate, np.float32(1) - rate)
-    bits = np.int32(16)
-    for further in range(1, 9):
-        bits = bits + (least < np.float32(2.0 ** (-8 - further))).astype(np.int32)
+    bits = np.int32(least_bits)
+    for more in range(least_bits + 1, 25):
+        bits = bits + (least < np.float32(2.0 ** (8 - more))).astype(np.int32)
     steps = xp.round(rate * (np.int32(1) << bits).astype(np.float32))
     inside = (rate > np.float32(0)) & (rate < np.float32(1))
     steps = xp.where(inside, steps, np.float32(0))
@@ -64,12 +65,12 @@ def threshold(rate, xp=jnp):
     return steps.astype(xp.uint32) << (np.int32(32) - bits).astype(xp.uint32), everything
 
 
-def keep_probability(rate, xp=jnp):
+def keep_probability(rate, xp=jnp, least_bits=16):
     """Probability in float32 that an entry of a mask drawn at ``rate`` survives.
 
     A rate outside [0, 1], which can only be a traced one here, gives NaN.
     """
-    dropped, everything = threshold(rate, xp)
+    dropped, everything = threshold(rate, xp, least_bits)
     kept = ((~dropped).astype(xp.float32) + np.float32(1)) * np.float32(2**-32)
     kept = xp.where(everything, np.float32(0), kept)
     rate = xp.asarray(rate, xp.float32)
