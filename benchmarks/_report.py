@@ -61,7 +61,7 @@ def context():
     device = jax.devices()[0]
     return {
         "date": datetime.date.today().isoformat(),
-        "device": f"{device.platform} {device.device_kind}",
+        "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -99,26 +99,33 @@ def save_json(path, facts, rows):
 
 
 def draw(path, facts, rows):
-    """A bar for every timed ratio against the copy, on a logarithmic axis."""
+    """A bar for each library and each case that is timed beside a copy, on a logarithmic axis."""
     from jaxdrop import plots
 
+    ours = {(row.section, row.case) for row in rows if row.name == "jaxdrop" and row.unit == "ms"}
     chosen = [row for row in rows if row.against == "copy" and row.ratio]
+    chosen = [row for row in chosen if (row.section, row.case) in ours]
     if not chosen:
         return False
-    cases = list(dict.fromkeys(f"{row.section}\n{row.case}" for row in chosen))
+    cases = list(dict.fromkeys(_label(row) for row in chosen))
     names = list(dict.fromkeys(row.name for row in chosen))
     figure, (axes,) = plots.figure(1, width=2.2 * len(cases) + 2, height=4.5)
     width = 0.8 / len(names)
     for number, name in enumerate(names):
-        own = {f"{row.section}\n{row.case}": row.ratio for row in chosen if row.name == name}
+        own = {_label(row): row.ratio for row in chosen if row.name == name}
         places = [cases.index(case) + (number - len(names) / 2 + 0.5) * width for case in own]
         axes.bar(places, list(own.values()), width * 0.92, label=name)
     axes.axhline(1, color="0.4", linewidth=1, linestyle="--")
     axes.set_yscale("log")
-    axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.set_ylim(0.5, 1.2 * max(row.ratio for row in chosen))
+    axes.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
     axes.set(xticks=range(len(cases)), ylabel="time, in copies of the array")
     axes.set_xticklabels(cases, fontsize=8)
     axes.set_title(f"{facts['device']}, {facts['date']}, jax {facts['versions']['jax']}")
     axes.legend(frameon=False, ncols=2)
     figure.savefig(path, dpi=110)
     return True
+
+
+def _label(row):
+    return "\n".join([row.section, *row.case.split(", ")])

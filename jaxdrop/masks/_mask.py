@@ -211,7 +211,9 @@ def _apply(mask, x):
 
 
 def _select(mask, x):
-    return _choose(mask, _scale(aligned_keep_prob(mask, x), x), jnp.zeros((), x.dtype))
+    # Chosen before the rounding: the lanes of a narrow dtype are not as wide as those of the words.
+    scaled = _scale(aligned_keep_prob(mask, x), x)
+    return _choose(mask, scaled, jnp.zeros((), scaled.dtype)).astype(x.dtype)
 
 
 def _choose(mask, kept, dropped):
@@ -237,15 +239,15 @@ def _leading(values, x):
 
 
 def _scale(keep_prob, x):
-    """``x / keep_prob``, in float32 or better and rounded once to the dtype of ``x``."""
+    """``x / keep_prob`` in float32 or better, to be rounded once to the dtype of ``x``."""
     wide = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
     real = jnp.finfo(wide).dtype
+    x = x.astype(wide)
     if not isinstance(keep_prob, jax.Array):
-        return (x.astype(wide) * (1 / keep_prob.astype(real)).astype(wide)).astype(x.dtype)
+        return x * (1 / keep_prob.astype(real)).astype(wide)
     # The scale stays finite where nothing survives: 0 * inf would put NaN into the gradient.
     some = jnp.where(keep_prob == 0, jnp.ones_like(keep_prob), keep_prob)
     scale = jax.lax.stop_gradient(1 / some.astype(real)).astype(wide)
-    scaled = (x.astype(wide) * scale).astype(x.dtype)
     # Multiplying by 1 may still flush a denormal: at rate 0 the result is x, bit for bit. Asking
     # the scale and not keep_prob spares XLA from deriving the latter from the rate at each entry.
-    return jnp.where(scale == 1, x, scaled)
+    return jnp.where(scale == 1, x, x * scale)
