@@ -68,6 +68,8 @@ CASES = (
     Case("variational", _F.variational_dropout, (16, 7, 64), (16, 1, 64)),
     Case("variational_time_major", _F.variational_dropout, (7, 16, 64), (1, 16, 64),
          {"time_axis": 0}),
+    Case("drop_path", _F.drop_path, (512, 3, 8), (512, 1, 1)),
+    Case("drop_path_batch_last", _F.drop_path, (3, 512), (1, 512), {"batch_axis": -1}),
 )
 # fmt: on
 

@@ -117,6 +117,37 @@ _BAD = {
         ValueError,
         r"time_axis: expected an axis in \[-1, 1\) .* got 1",
     ),
+    "drop path mode": (
+        lambda: jaxdrop.drop_path(_key(), _X, 0.5, mode="column", deterministic=True),
+        ValueError,
+        "mode: expected 'row' or 'batch', got 'column'; write",
+    ),
+    "drop path axis": (
+        lambda: jaxdrop.drop_path(_key(), _X, 0.5, mode="batch", batch_axis=2),
+        ValueError,
+        r"batch_axis: expected an axis in \[-2, 2\) .* got 2; name",
+    ),
+    "drop path rate": (
+        lambda: jaxdrop.drop_path_rates(2, 3),
+        ValueError,
+        r"\[0, 1\], got 2.0; a k",
+    ),
+    "drop path rates": (
+        lambda: jaxdrop.drop_path_rates(np.full(3, 0.1), 3),
+        ValueError,
+        r"a scalar, the rate of the last block, got shape \(3,\); write",
+    ),
+    "no depth": (
+        lambda: jaxdrop.drop_path_rates(0.1, 0),
+        ValueError,
+        "depth: expected at least 1, got 0; write",
+    ),
+    "depth bool": (lambda: jaxdrop.drop_path_rates(0.1, True), ValueError, "1, got True; write"),
+    "depth float": (
+        lambda: jaxdrop.drop_path_rates(0.1, 2.5),
+        TypeError,
+        "depth: expected an integer, got 2.5; write",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

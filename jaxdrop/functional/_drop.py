@@ -105,3 +105,15 @@ def check_axes(axes, ndim, name):
 def shared_shape(x, axes):
     """The shape of ``x`` with size 1 on the axes that share one decision."""
     return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+
+
+def check_own_axes(x, axis, batch_axis, name):
+    """Axes of ``x`` that decide each on its own: the named one, and that of examples if any."""
+    if batch_axis is None:
+        return check_axes((axis,), x.ndim, name)
+    return check_axes((batch_axis, axis), x.ndim, f"(batch_axis, {name})")
+
+
+def own_shape(x, axes):
+    """The shape of ``x`` with size 1 on all axes but those that decide each on its own."""
+    return tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))

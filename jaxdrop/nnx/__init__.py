@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
+from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
@@ -7,6 +8,7 @@ from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "DropPath",
     "Dropout",
     "MCDropout",
     "SpatialDropout",
