@@ -148,6 +148,16 @@ _BAD = {
         TypeError,
         "depth: expected an integer, got 2.5; write",
     ),
+    "head axis missing": (
+        lambda: jaxdrop.drop_head(_key(), _X, 0.5, head_axis=3),
+        ValueError,
+        r"\(batch_axis, head_axis\): expected an axis in \[-2, 2\) .* got 3; name",
+    ),
+    "heads are examples": (
+        lambda: jaxdrop.drop_head(_key(), _X, 0.5),
+        ValueError,
+        r"each axis once, got \(0, -2\) .* rank 2; remove",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

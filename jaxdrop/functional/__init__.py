@@ -1,5 +1,6 @@
 """Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
+from jaxdrop.functional._drop_head import drop_head as drop_head
 from jaxdrop.functional._drop_path import drop_path as drop_path
 from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
 from jaxdrop.functional._dropout import dropout as dropout
@@ -8,6 +9,7 @@ from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropo
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 
 __all__ = [
+    "drop_head",
     "drop_path",
     "drop_path_rates",
     "dropout",

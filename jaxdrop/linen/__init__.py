@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
+from jaxdrop.linen._drop_head import DropHead as DropHead
 from jaxdrop.linen._drop_path import DropPath as DropPath
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
@@ -8,6 +9,7 @@ from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "DropHead",
     "DropPath",
     "Dropout",
     "MCDropout",

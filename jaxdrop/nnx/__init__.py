@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
+from jaxdrop.nnx._drop_head import DropHead as DropHead
 from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
@@ -8,6 +9,7 @@ from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "DropHead",
     "DropPath",
     "Dropout",
     "MCDropout",
