@@ -20,6 +20,7 @@ from jaxdrop.functional import drop_head as drop_head
 from jaxdrop.functional import drop_path as drop_path
 from jaxdrop.functional import drop_path_rates as drop_path_rates
 from jaxdrop.functional import dropout as dropout
+from jaxdrop.functional import embedding_dropout as embedding_dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
@@ -29,6 +30,7 @@ __all__ = [
     "drop_path",
     "drop_path_rates",
     "dropout",
+    "embedding_dropout",
     "functional",
     "linen",
     "masks",

@@ -72,6 +72,7 @@ CASES = (
     Case("drop_path_batch_last", _F.drop_path, (3, 512), (1, 512), {"batch_axis": -1}),
     Case("drop_head", _F.drop_head, (16, 5, 32, 6), (16, 1, 32, 1)),
     Case("drop_head_first", _F.drop_head, (16, 32, 5, 6), (16, 32, 1, 1), {"head_axis": 1}),
+    Case("embedding", _F.embedding_dropout, (512, 40), (512, 1)),
 )
 # fmt: on
 

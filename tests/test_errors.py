@@ -158,6 +158,11 @@ _BAD = {
         ValueError,
         r"each axis once, got \(0, -2\) .* rank 2; remove",
     ),
+    "looked-up words": (
+        lambda: jaxdrop.embedding_dropout(_key(), jnp.ones((2, 3, 4)), 0.5, deterministic=True),
+        ValueError,
+        r"embedding table of shape \(V, D\), got shape \(2, 3, 4\); drop from the table",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

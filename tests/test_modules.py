@@ -21,6 +21,7 @@ ROWS = {
     "drop_head": ((8, 32, 5, 6), {"head_axis": 1, "batch_axis": None}),
     "drop_path": ((8, 6, 40), {"mode": "batch", "batch_axis": 1}),
     "dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),
+    "embedding_dropout": ((64, 40), {}),
     "mc_dropout": ((8, 6, 40), {"broadcast_dims": (0,)}),
     "spatial_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
     "variational_dropout": ((8, 16, 40), {"time_axis": 0}),

@@ -4,6 +4,7 @@ from jaxdrop.nnx._drop_head import DropHead as DropHead
 from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
+from jaxdrop.nnx._embedding_dropout import EmbeddingDropout as EmbeddingDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
@@ -12,6 +13,7 @@ __all__ = [
     "DropHead",
     "DropPath",
     "Dropout",
+    "EmbeddingDropout",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
