@@ -73,6 +73,9 @@ CASES = (
     Case("drop_head", _F.drop_head, (16, 5, 32, 6), (16, 1, 32, 1)),
     Case("drop_head_first", _F.drop_head, (16, 32, 5, 6), (16, 32, 1, 1), {"head_axis": 1}),
     Case("embedding", _F.embedding_dropout, (512, 40), (512, 1)),
+    Case("attention", _F.attention_dropout, (8, 2, 32, 40), (8, 2, 32, 40)),
+    Case("attention_broadcast", _F.attention_dropout, (8, 3, 24, 64), (1, 1, 24, 64),
+         {"broadcast_dims": (0, 1)}),
 )
 # fmt: on
 

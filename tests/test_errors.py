@@ -163,6 +163,11 @@ _BAD = {
         ValueError,
         r"embedding table of shape \(V, D\), got shape \(2, 3, 4\); drop from the table",
     ),
+    "attention of rank 1": (
+        lambda: jaxdrop.attention_dropout(_key(), jnp.ones(4), 0.5, deterministic=True),
+        ValueError,
+        r"of shape \(..., H, Q, K\), got shape \(4,\); .* use dropout",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

@@ -18,6 +18,7 @@ RATE = 0.3
 # The shape of x, whose first axis the eight devices split, and no argument at its default, so
 # that one which a class forgets to hand on shows. A new function is one row.
 ROWS = {
+    "attention_dropout": ((8, 6, 40), {"broadcast_dims": (-2,), "renormalize": True}),
     "drop_head": ((8, 32, 5, 6), {"head_axis": 1, "batch_axis": None}),
     "drop_path": ((8, 6, 40), {"mode": "batch", "batch_axis": 1}),
     "dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),

@@ -1,5 +1,6 @@
 """Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
+from jaxdrop.functional._attention_dropout import attention_dropout as attention_dropout
 from jaxdrop.functional._drop_head import drop_head as drop_head
 from jaxdrop.functional._drop_path import drop_path as drop_path
 from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
@@ -10,6 +11,7 @@ from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropo
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 
 __all__ = [
+    "attention_dropout",
     "drop_head",
     "drop_path",
     "drop_path_rates",

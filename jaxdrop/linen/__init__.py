@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
+from jaxdrop.linen._attention_dropout import AttentionDropout as AttentionDropout
 from jaxdrop.linen._drop_head import DropHead as DropHead
 from jaxdrop.linen._drop_path import DropPath as DropPath
 from jaxdrop.linen._dropout import Dropout as Dropout
@@ -10,6 +11,7 @@ from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "AttentionDropout",
     "DropHead",
     "DropPath",
     "Dropout",

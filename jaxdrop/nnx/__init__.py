@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
+from jaxdrop.nnx._attention_dropout import AttentionDropout as AttentionDropout
 from jaxdrop.nnx._drop_head import DropHead as DropHead
 from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
@@ -10,6 +11,7 @@ from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "AttentionDropout",
     "DropHead",
     "DropPath",
     "Dropout",
