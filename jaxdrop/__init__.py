@@ -17,6 +17,7 @@ from jaxdrop import nnx as nnx
 from jaxdrop import plots as plots
 from jaxdrop import uncertainty as uncertainty
 from jaxdrop.functional import attention_dropout as attention_dropout
+from jaxdrop.functional import drop_block as drop_block
 from jaxdrop.functional import drop_head as drop_head
 from jaxdrop.functional import drop_path as drop_path
 from jaxdrop.functional import drop_path_rates as drop_path_rates
@@ -28,6 +29,7 @@ from jaxdrop.functional import variational_dropout as variational_dropout
 
 __all__ = [
     "attention_dropout",
+    "drop_block",
     "drop_head",
     "drop_path",
     "drop_path_rates",

@@ -148,6 +148,46 @@ _BAD = {
         TypeError,
         "depth: expected an integer, got 2.5; write",
     ),
+    "no axis in space": (
+        lambda: jaxdrop.drop_block(_key(), _X, 0.5, deterministic=True),
+        ValueError,
+        r"1, 2 or 3 axes in space .* got 0 in shape \(4, 6\); name",
+    ),
+    "four axes in space": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1,) * 6), 0.5),
+        ValueError,
+        r"1, 2 or 3 axes in space .* got 4 in shape .*; name",
+    ),
+    "block of two sizes": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 5, 5, 1)), 0.5, block_size=(3, 3)),
+        ValueError,
+        r"block_size: expected an integer or 3, .* got \(3, 3\); write .*\(7, 7, 7\)",
+    ),
+    "empty block": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 1)), 0.5, block_size=0),
+        ValueError,
+        "block_size: expected at least 1, got 0; write",
+    ),
+    "block bool": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 1)), 0.5, block_size=True),
+        ValueError,
+        "block_size: expected at least 1, got True; write",
+    ),
+    "block float": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 1)), 0.5, block_size=2.5),
+        TypeError,
+        "block_size: expected integers, got 2.5; write",
+    ),
+    "huge block": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 5, 1)), 0.5, block_size=200),
+        ValueError,
+        "at most 32768 entries, got 200; drop whole maps",
+    ),
+    "rate of one block": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((4, 5, 6)), jnp.full((5, 1), 0.1)),
+        ValueError,
+        r"rate: .* broadcasts to the mask's \(4, 1, 6\), got \(5, 1\); entries",
+    ),
     "head axis missing": (
         lambda: jaxdrop.drop_head(_key(), _X, 0.5, head_axis=3),
         ValueError,

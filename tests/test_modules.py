@@ -19,6 +19,7 @@ RATE = 0.3
 # that one which a class forgets to hand on shows. A new function is one row.
 ROWS = {
     "attention_dropout": ((8, 6, 40), {"broadcast_dims": (-2,), "renormalize": True}),
+    "drop_block": ((8, 32, 5), {"block_size": (3, 2), "channel_axis": 1, "batch_axis": None}),
     "drop_head": ((8, 32, 5, 6), {"head_axis": 1, "batch_axis": None}),
     "drop_path": ((8, 6, 40), {"mode": "batch", "batch_axis": 1}),
     "dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),

@@ -1,6 +1,7 @@
 """Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
 from jaxdrop.functional._attention_dropout import attention_dropout as attention_dropout
+from jaxdrop.functional._drop_block import drop_block as drop_block
 from jaxdrop.functional._drop_head import drop_head as drop_head
 from jaxdrop.functional._drop_path import drop_path as drop_path
 from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
@@ -12,6 +13,7 @@ from jaxdrop.functional._variational_dropout import variational_dropout as varia
 
 __all__ = [
     "attention_dropout",
+    "drop_block",
     "drop_head",
     "drop_path",
     "drop_path_rates",

@@ -1,6 +1,7 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
 from jaxdrop.linen._attention_dropout import AttentionDropout as AttentionDropout
+from jaxdrop.linen._drop_block import DropBlock as DropBlock
 from jaxdrop.linen._drop_head import DropHead as DropHead
 from jaxdrop.linen._drop_path import DropPath as DropPath
 from jaxdrop.linen._dropout import Dropout as Dropout
@@ -12,6 +13,7 @@ from jaxdrop.linen._variational_dropout import VariationalDropout as Variational
 
 __all__ = [
     "AttentionDropout",
+    "DropBlock",
     "DropHead",
     "DropPath",
     "Dropout",

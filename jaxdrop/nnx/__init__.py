@@ -1,6 +1,7 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
 from jaxdrop.nnx._attention_dropout import AttentionDropout as AttentionDropout
+from jaxdrop.nnx._drop_block import DropBlock as DropBlock
 from jaxdrop.nnx._drop_head import DropHead as DropHead
 from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
@@ -12,6 +13,7 @@ from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDr
 
 __all__ = [
     "AttentionDropout",
+    "DropBlock",
     "DropHead",
     "DropPath",
     "Dropout",
