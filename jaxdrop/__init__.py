@@ -16,13 +16,25 @@ from jaxdrop import mc as mc
 from jaxdrop import nnx as nnx
 from jaxdrop import plots as plots
 from jaxdrop import uncertainty as uncertainty
+from jaxdrop.functional import attention_dropout as attention_dropout
+from jaxdrop.functional import drop_block as drop_block
+from jaxdrop.functional import drop_head as drop_head
+from jaxdrop.functional import drop_path as drop_path
+from jaxdrop.functional import drop_path_rates as drop_path_rates
 from jaxdrop.functional import dropout as dropout
+from jaxdrop.functional import embedding_dropout as embedding_dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
 
 __all__ = [
+    "attention_dropout",
+    "drop_block",
+    "drop_head",
+    "drop_path",
+    "drop_path_rates",
     "dropout",
+    "embedding_dropout",
     "functional",
     "linen",
     "masks",

@@ -4,6 +4,7 @@ A new variant is one row. A Flax module, whose key and rate travel another way, 
 adapter with the signature of floor 2, ``fn(key, x, rate, *, deterministic=False)``.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ class Case(NamedTuple):
         keep_probability: of a group at a rate, a fraction, by the reference.
         lost: what a dropped entry becomes, from the rate and the keep probability.
         survivor: what a surviving one becomes, from x and the same two, in float64.
+        rate_shape: of an array of rates, if groups share them: 1 where they do.
+        independent: picks groups that are independent, by slices of the first axes.
     """
 
     name: str
@@ -48,9 +51,30 @@ class Case(NamedTuple):
     keep_probability: Callable = reference.keep_probability
     lost: Callable = lambda rate, keep: 0.0
     survivor: Callable = lambda x, rate, keep: x / keep
+    rate_shape: tuple[int, ...] | None = None
+    independent: tuple[slice, ...] = ()
+
+    def rates(self):
+        """The rates 0.1 and 0.3 in turns."""
+        return np.resize(np.float32([0.1, 0.3]), self.rate_shape or self.mask_shape)
 
     def call(self, key, x, rate, deterministic=False):
         return self.fn(key, x, rate, deterministic=deterministic, **self.kwargs)
+
+
+def _blocks(name, shape, block, **kwargs):
+    """A variant on maps: entries with a whole block between them share no seed."""
+    return Case(
+        name,
+        functional.drop_block,
+        shape,
+        shape,
+        kwargs,
+        keep=functools.partial(reference.keep_of_blocks, block=block),
+        keep_probability=functools.partial(reference.keep_probability_of_blocks, block=block),
+        rate_shape=tuple(1 if extent > 1 else size for size, extent in zip(shape, block)),
+        independent=tuple(slice(None, None, extent) for extent in block),
+    )
 
 
 _F = functional
@@ -68,6 +92,22 @@ CASES = (
     Case("variational", _F.variational_dropout, (16, 7, 64), (16, 1, 64)),
     Case("variational_time_major", _F.variational_dropout, (7, 16, 64), (1, 16, 64),
          {"time_axis": 0}),
+    Case("drop_path", _F.drop_path, (512, 3, 8), (512, 1, 1)),
+    Case("drop_path_batch_last", _F.drop_path, (3, 512), (1, 512), {"batch_axis": -1}),
+    Case("drop_head", _F.drop_head, (16, 5, 32, 6), (16, 1, 32, 1)),
+    Case("drop_head_first", _F.drop_head, (16, 32, 5, 6), (16, 32, 1, 1), {"head_axis": 1}),
+    Case("embedding", _F.embedding_dropout, (512, 40), (512, 1)),
+    Case("attention", _F.attention_dropout, (8, 2, 32, 40), (8, 2, 32, 40)),
+    Case("attention_broadcast", _F.attention_dropout, (8, 3, 24, 64), (1, 1, 24, 64),
+         {"broadcast_dims": (0, 1)}),
+    # Seeds and mask are packed along channels.
+    _blocks("drop_block", (8, 5, 7, 64), (1, 3, 3, 1), block_size=3),
+    # Seeds along channels, the mask along space; blocks larger than the map, of an even size.
+    _blocks("drop_block_1d", (32, 6, 32), (1, 7, 1)),
+    _blocks("drop_block_wide", (8, 3, 32, 64), (1, 4, 2, 1), block_size=(4, 2)),
+    # No axis divides by 32: both in runs through space, of different lengths.
+    _blocks("drop_block_flat", (8, 24, 9, 11), (1, 1, 7, 7), channel_axis=1),
+    _blocks("drop_block_3d", (3, 4, 5, 3, 40), (1, 2, 3, 2, 1), block_size=(2, 3, 2)),
 )
 # fmt: on
 

@@ -12,13 +12,13 @@ import numpy as np
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 
-def threshold(rate):
+def threshold(rate, least_bits=16):
     """Integer in [0, 2**32]: the float32 rate in steps of 2**-16, to 2**-24 near 0 and 1."""
     rate = np.float32(rate)
     exact, least = Fraction(float(rate)), float(min(rate, np.float32(1) - rate))
-    steps = 16
+    steps = least_bits
     if least > 0:
-        steps = min(max(16, 8 - math.frexp(least)[1]), 24)
+        steps = min(max(least_bits, 8 - math.frexp(least)[1]), 24)
     return round(exact * 2**steps) * 2 ** (32 - steps)  # halves go to the even step
 
 
@@ -91,7 +91,33 @@ def integers(key_words, shape):
     return ~u
 
 
-def keep(key_words, rate, shape):
+def keep(key_words, rate, shape, least_bits=16):
     """Booleans: True where the entry survives; ``rate`` broadcasts to ``shape``."""
-    limits = np.vectorize(threshold, otypes=[np.uint64])(np.asarray(rate, np.float32))
+    limit = np.vectorize(threshold, otypes=[np.uint64], excluded={1})
+    limits = limit(np.asarray(rate, np.float32), least_bits)
     return integers(key_words, shape).astype(np.uint64) >= limits
+
+
+# DropBlock. An entry survives if none of the blocks that cover it, math.prod(block) in number, has
+# a seed; blocks hang over the edges. ``block`` has a size for each axis, 1 beside those in space.
+
+
+def seed_rate(rate, block):
+    """Probability of a seed that drops entries with probability ``rate``."""
+    return -math.expm1(math.log1p(-rate) / math.prod(block))
+
+
+def keep_probability_of_blocks(rate, block):
+    """The exact probability that an entry survives, a fraction."""
+    seed = Fraction(threshold(seed_rate(rate, block), 24), 2**32)
+    return (1 - seed) ** math.prod(block)
+
+
+def keep_of_blocks(key_words, rate, shape, block):
+    """Booleans: True where the entry survives; seed by seed."""
+    grid = tuple(size + extent - 1 for size, extent in zip(shape, block))
+    seeds = ~keep(key_words, seed_rate(rate, block), grid, 24)
+    kept = np.ones(shape, bool)
+    for seed in np.argwhere(seeds):  # the last entry of its block
+        kept[tuple(slice(max(0, i - b + 1), i + 1) for i, b in zip(seed, block))] = False
+    return kept

@@ -117,6 +117,97 @@ _BAD = {
         ValueError,
         r"time_axis: expected an axis in \[-1, 1\) .* got 1",
     ),
+    "drop path mode": (
+        lambda: jaxdrop.drop_path(_key(), _X, 0.5, mode="column", deterministic=True),
+        ValueError,
+        "mode: expected 'row' or 'batch', got 'column'; write",
+    ),
+    "drop path axis": (
+        lambda: jaxdrop.drop_path(_key(), _X, 0.5, mode="batch", batch_axis=2),
+        ValueError,
+        r"batch_axis: expected an axis in \[-2, 2\) .* got 2; name",
+    ),
+    "drop path rate": (
+        lambda: jaxdrop.drop_path_rates(2, 3),
+        ValueError,
+        r"\[0, 1\], got 2.0; a k",
+    ),
+    "drop path rates": (
+        lambda: jaxdrop.drop_path_rates(np.full(3, 0.1), 3),
+        ValueError,
+        r"a scalar, the rate of the last block, got shape \(3,\); write",
+    ),
+    "no depth": (
+        lambda: jaxdrop.drop_path_rates(0.1, 0),
+        ValueError,
+        "depth: expected at least 1, got 0; write",
+    ),
+    "depth bool": (lambda: jaxdrop.drop_path_rates(0.1, True), ValueError, "1, got True; write"),
+    "depth float": (
+        lambda: jaxdrop.drop_path_rates(0.1, 2.5),
+        TypeError,
+        "depth: expected an integer, got 2.5; write",
+    ),
+    "no axis in space": (
+        lambda: jaxdrop.drop_block(_key(), _X, 0.5, deterministic=True),
+        ValueError,
+        r"1, 2 or 3 axes in space .* got 0 in shape \(4, 6\); name",
+    ),
+    "four axes in space": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1,) * 6), 0.5),
+        ValueError,
+        r"1, 2 or 3 axes in space .* got 4 in shape .*; name",
+    ),
+    "block of two sizes": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 5, 5, 1)), 0.5, block_size=(3, 3)),
+        ValueError,
+        r"block_size: expected an integer or 3, .* got \(3, 3\); write .*\(7, 7, 7\)",
+    ),
+    "empty block": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 1)), 0.5, block_size=0),
+        ValueError,
+        "block_size: expected at least 1, got 0; write",
+    ),
+    "block bool": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 1)), 0.5, block_size=True),
+        ValueError,
+        "block_size: expected at least 1, got True; write",
+    ),
+    "block float": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 1)), 0.5, block_size=2.5),
+        TypeError,
+        "block_size: expected integers, got 2.5; write",
+    ),
+    "huge block": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 5, 1)), 0.5, block_size=200),
+        ValueError,
+        "at most 32768 entries, got 200; drop whole maps",
+    ),
+    "rate of one block": (
+        lambda: jaxdrop.drop_block(_key(), jnp.ones((4, 5, 6)), jnp.full((5, 1), 0.1)),
+        ValueError,
+        r"rate: .* broadcasts to the mask's \(4, 1, 6\), got \(5, 1\); entries",
+    ),
+    "head axis missing": (
+        lambda: jaxdrop.drop_head(_key(), _X, 0.5, head_axis=3),
+        ValueError,
+        r"\(batch_axis, head_axis\): expected an axis in \[-2, 2\) .* got 3; name",
+    ),
+    "heads are examples": (
+        lambda: jaxdrop.drop_head(_key(), _X, 0.5),
+        ValueError,
+        r"each axis once, got \(0, -2\) .* rank 2; remove",
+    ),
+    "looked-up words": (
+        lambda: jaxdrop.embedding_dropout(_key(), jnp.ones((2, 3, 4)), 0.5, deterministic=True),
+        ValueError,
+        r"embedding table of shape \(V, D\), got shape \(2, 3, 4\); drop from the table",
+    ),
+    "attention of rank 1": (
+        lambda: jaxdrop.attention_dropout(_key(), jnp.ones(4), 0.5, deterministic=True),
+        ValueError,
+        r"of shape \(..., H, Q, K\), got shape \(4,\); .* use dropout",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

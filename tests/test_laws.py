@@ -114,11 +114,12 @@ def test_words_are_pinned(shape, rate, words):
 @each_function
 def test_realised_rate_of_groups(case):
     """2**18 groups, under as many keys as that takes: a bias of 0.003 is found."""
-    groups = math.prod(case.mask_shape)
-    keys = jax.random.split(key(1), -(-(2**18) // groups))
     x = data(case.shape)
+    share = x.size // math.prod(case.mask_shape)
+    groups = np.asarray(x)[case.independent].size // share
+    keys = jax.random.split(key(1), -(-(2**18) // groups))
     y = jax.jit(jax.vmap(lambda key: case.call(key, x, 0.1)))(keys)
-    dropped, share = np.sum(~kept_entries(case, y, 0.1)), x.size // groups
+    dropped = np.sum(~kept_entries(case, y, 0.1)[:, *case.independent])
     assert dropped % share == 0
     draws = len(keys) * groups
     assert_probability(dropped // share, draws, 1 - case.keep_probability(0.1))

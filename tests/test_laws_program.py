@@ -48,7 +48,7 @@ def test_one_trace_serves_all_rates_and_flags(case):
 def test_each_entry_of_an_array_of_rates_is_decided_by_its_own(case):
     """Two rates, alternating: each entry is kept exactly where a mask of its rate keeps it."""
     x = data(case.shape)
-    rates = np.resize(np.float32([0.1, RATE]), case.mask_shape)
+    rates = case.rates()
     y = np.asarray(case.call(key(), x, jnp.asarray(rates)))
     rates = np.broadcast_to(rates, case.shape)
     for rate in (0.1, RATE):

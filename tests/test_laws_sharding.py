@@ -92,7 +92,7 @@ def test_eager_calls_with_arrays_of_rates_follow_x(case):
     """On an Explicit mesh, where JAX refuses what it cannot infer, with rates from outside it."""
     x = data(case.shape)
     sharding = placement(case.shape, "both", AxisType.Explicit)
-    rates = jnp.asarray(np.resize(np.float32([0.1, RATE]), case.mask_shape))
+    rates = jnp.asarray(case.rates())
     y = case.call(key(), put(x, sharding), rates)
     assert y.sharding.is_equivalent_to(sharding, x.ndim)
     assert_same_bits(y, case.call(key(), x, rates))

@@ -24,11 +24,13 @@ class Rule(NamedTuple):
             has the shape that the mask broadcasts to.
         kept: result at a known rate of 0 and for ``deterministic=True``.
         dropped: result at a known rate of 1.
+        draw: ``draw(key, rate, mask_shape, like=x)`` gives the mask; equal ones hash alike.
     """
 
     apply: Callable = _mask.select
     kept: Callable = lambda x: x
     dropped: Callable = jnp.zeros_like
+    draw: Callable = _mask.draw
 
 
 _ZEROS = Rule()
@@ -47,17 +49,18 @@ def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
         return rule.kept(x) if flag is True or rate == 0.0 else rule.dropped(x)
     _keys.check_key(key)
     flag = None if flag is False else flag
+    static = {"mask_shape": mask_shape, "draw": rule.draw, "apply": rule.apply}
     if isinstance(rate, float):
-        return _drop(key, x, None, flag, rate=rate, mask_shape=mask_shape, apply=rule.apply)
-    return _drop(key, x, rate, flag, rate=None, mask_shape=mask_shape, apply=rule.apply)
+        return _drop(key, x, None, flag, rate=rate, **static)
+    return _drop(key, x, rate, flag, rate=None, **static)
 
 
-@functools.partial(jax.jit, static_argnames=("rate", "mask_shape", "apply"))
-def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape, apply):
+@functools.partial(jax.jit, static_argnames=("rate", "mask_shape", "draw", "apply"))
+def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape, draw, apply):
     rate = traced_rate if rate is None else rate
     if deterministic is not None:
         rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
-    return apply(_mask.draw(key, rate, mask_shape, like=jax.tree.leaves(x)[0]), x)
+    return apply(draw(key, rate, mask_shape, like=jax.tree.leaves(x)[0]), x)
 
 
 def draws(rate, deterministic):
@@ -105,3 +108,15 @@ def check_axes(axes, ndim, name):
 def shared_shape(x, axes):
     """The shape of ``x`` with size 1 on the axes that share one decision."""
     return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+
+
+def check_own_axes(x, axis, batch_axis, name):
+    """Axes of ``x`` that decide each on its own: the named one, and that of examples if any."""
+    if batch_axis is None:
+        return check_axes((axis,), x.ndim, name)
+    return check_axes((batch_axis, axis), x.ndim, f"(batch_axis, {name})")
+
+
+def own_shape(x, axes):
+    """The shape of ``x`` with size 1 on all axes but those that decide each on its own."""
+    return tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))

@@ -3,7 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, drop
+from jaxdrop.functional._drop import Flag, Key, check_own_axes, drop, own_shape
 from jaxdrop.masks import _mask
 
 
@@ -49,8 +49,5 @@ def spatial_dropout(
         section 3.2.
     """
     x = _mask.check_array(x)
-    axes = (channel_axis,) if batch_axis is None else (batch_axis, channel_axis)
-    name = "channel_axis" if batch_axis is None else "(batch_axis, channel_axis)"
-    own = check_axes(axes, x.ndim, name)
-    shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
-    return drop(key, x, rate, shape, deterministic=deterministic)
+    own = check_own_axes(x, channel_axis, batch_axis, "channel_axis")
+    return drop(key, x, rate, own_shape(x, own), deterministic=deterministic)

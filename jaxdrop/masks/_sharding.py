@@ -30,15 +30,22 @@ def words_sharding(layout, sharding):
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
-def whole_runs(rates, layout):
-    """Rates of mask rank, where they are cut within a word with the packed run on every device."""
-    sharding = jax.typeof(rates).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return rates
-    entries = _entries(sharding.spec, rates.ndim)
+def whole_run(sharding, layout):
+    """Sharding of a mask with the packed run on every device where it would be cut in a word."""
+    if sharding is None:
+        return None
+    entries = _entries(sharding.spec, len(layout.shape))
     run = [_packed_entry(layout, sharding)] + [None] * (layout.stop - layout.start - 1)
     spec = PartitionSpec(*entries[: layout.start], *run, *entries[layout.stop :])
-    return jax.sharding.reshard(rates, NamedSharding(sharding.mesh, spec))
+    return NamedSharding(sharding.mesh, spec)
+
+
+def whole_runs(values, layout):
+    """Values of mask rank, where they are cut within a word with the packed run on every device."""
+    sharding = jax.typeof(values).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return values
+    return jax.sharding.reshard(values, whole_run(sharding, layout))
 
 
 def unpacked_shardings(words, layout):

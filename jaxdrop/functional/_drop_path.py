@@ -1,0 +1,121 @@
+"""Dropout of residual branches, and the schedule of its rates over the depth of a network."""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_axes, drop, own_shape
+from jaxdrop.masks import _mask, _rate
+
+_MODES = ("row", "batch")
+
+
+def drop_path(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    mode: str = "row",
+    batch_axis: int = 0,
+) -> jax.Array:
+    """Drops whole examples of a residual branch and rescales the rest.
+
+    Each example survives with probability ``1 - rate`` and is then divided by it, so the mean over
+    keys is ``x``. Every entry of one example shares one decision. Add the input of the branch to
+    the result: a dropped branch leaves the identity.
+
+    Args:
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
+        x: output of the branch, floating or complex, of shape ``(B, ...)`` or with its axis of
+            examples elsewhere.
+        rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
+            broadcasts to the mask: ``(B, 1, ...)``, in mode ``"batch"`` ``(1, ..., 1)``.
+        deterministic: if true, returns ``x``; may be traced.
+        mode: ``"row"`` decides for each example, ``"batch"`` once for all.
+        batch_axis: axis of ``x`` that counts examples.
+
+    Returns:
+        Array with the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: as `dropout`.
+        ValueError: ``mode`` is unknown, ``rate`` lies outside [0, 1] or does not broadcast, ``key``
+            is a batch of keys, or ``x`` lacks the ``batch_axis``.
+
+    Example:
+        >>> y = drop_path(jax.random.key(0), jnp.ones((4, 3)), 0.5)
+        >>> sorted({float(v) for v in y.ravel()})
+        [0.0, 2.0]
+        >>> bool((y == y[:, :1]).all())
+        True
+
+    References:
+        Huang et al., "Deep networks with stochastic depth", 2016, eq. 2; rescaled in training
+        where the paper scales at inference, eq. 5.
+    """
+    if mode not in _MODES:
+        raise ValueError(
+            f"mode: expected 'row' or 'batch', got {mode!r}; "
+            "write mode='row' for one decision an example, mode='batch' for one in all"
+        )
+    x = _mask.check_array(x)
+    own = check_axes((batch_axis,), x.ndim, "batch_axis")
+    shape = own_shape(x, own if mode == "row" else ())
+    return drop(key, x, rate, shape, deterministic=deterministic)
+
+
+def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Array:
+    """Rates of `drop_path` that rise linearly over the blocks of a network.
+
+    Block ``l = 1, ..., depth`` gets ``rate * l / depth``: the first is dropped least, the last
+    exactly with ``rate``.
+
+    Args:
+        rate: rate of the last block, in [0, 1]; a scalar, may be traced.
+        depth: number of blocks, at least 1.
+
+    Returns:
+        A tuple of ``depth`` floats, or a float32 array of shape ``(depth,)`` if ``rate`` is a jax
+        array, to scan over.
+
+    Raises:
+        TypeError: ``rate`` is no real number, or ``depth`` no integer.
+        ValueError: ``rate`` lies outside [0, 1] or is no scalar, or ``depth`` is below 1.
+
+    Example:
+        >>> drop_path_rates(0.5, 4)
+        (0.125, 0.25, 0.375, 0.5)
+        >>> drop_path_rates(jnp.float32(0.5), 2)
+        Array([0.25, 0.5 ], dtype=float32)
+
+    References:
+        Huang et al., "Deep networks with stochastic depth", 2016, eq. 4.
+    """
+    rate = _rate.check_rate(rate)
+    shares = np.arange(1, _check_depth(depth) + 1) / depth  # 1 for the last: its rate is exact
+    if isinstance(rate, float):
+        return tuple((rate * shares).tolist())
+    rate = jnp.asarray(rate, jnp.float32)
+    if rate.ndim:
+        raise ValueError(
+            f"rate: expected a scalar, the rate of the last block, got shape {rate.shape}; "
+            "write for example rate=0.1"
+        )
+    return rate * shares.astype(np.float32)
+
+
+def _check_depth(depth):
+    try:
+        number = operator.index(depth)
+    except TypeError:
+        raise TypeError(
+            f"depth: expected an integer, got {depth!r}; write for example depth=12"
+        ) from None
+    if isinstance(depth, bool | np.bool_) or number < 1:
+        raise ValueError(f"depth: expected at least 1, got {depth}; write for example depth=12")
+    return number
