@@ -16,13 +16,17 @@ from jaxdrop import mc as mc
 from jaxdrop import nnx as nnx
 from jaxdrop import plots as plots
 from jaxdrop import uncertainty as uncertainty
+from jaxdrop.functional import alpha_dropout as alpha_dropout
 from jaxdrop.functional import dropout as dropout
+from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
 
 __all__ = [
+    "alpha_dropout",
     "dropout",
+    "feature_alpha_dropout",
     "functional",
     "linen",
     "masks",

@@ -37,6 +37,7 @@ class Case(NamedTuple):
         keep_probability: of a group at a rate, a fraction, by the reference.
         lost: what a dropped entry becomes, from the rate and the keep probability.
         survivor: what a surviving one becomes, from x and the same two, in float64.
+        affine: whether a constant is added, in which x may cancel: equal to rounding only.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Case(NamedTuple):
     keep_probability: Callable = reference.keep_probability
     lost: Callable = lambda rate, keep: 0.0
     survivor: Callable = lambda x, rate, keep: x / keep
+    affine: bool = False
 
     def call(self, key, x, rate, deterministic=False):
         return self.fn(key, x, rate, deterministic=deterministic, **self.kwargs)
@@ -68,6 +70,9 @@ CASES = (
     Case("variational", _F.variational_dropout, (16, 7, 64), (16, 1, 64)),
     Case("variational_time_major", _F.variational_dropout, (7, 16, 64), (1, 16, 64),
          {"time_axis": 0}),
+    Case("alpha", _F.alpha_dropout, (64, 40), (64, 40), **reference.ALPHA),
+    Case("feature_alpha", _F.feature_alpha_dropout, (8, 32, 3, 4), (8, 32, 1, 1),
+         {"channel_axis": 1}, **reference.ALPHA),
 )
 # fmt: on
 
@@ -90,15 +95,17 @@ def key(seed=0):
 
 
 def data(shape, dtype=jnp.float32):
-    """Numbers of both signs and many sizes, none of them 0, so that 0 means dropped."""
+    """Numbers of both signs and many sizes, none of them one that a dropped entry counts as."""
     x = np.random.default_rng(0).standard_normal(shape)
-    return jnp.asarray(np.where(x == 0, 1.0, x).astype(dtype))
+    taken = (x == 0) | (np.abs(x - reference.SATURATION) < 0.05)
+    return jnp.asarray(np.where(taken, 1.0, x).astype(dtype))
 
 
 def kept_entries(case, y, rate):
     """Booleans of the shape of x: which entries of an output survive."""
     lost = case.lost(rate, float(case.keep_probability(rate)))
-    return np.asarray(y) != np.asarray(lost, y.dtype)
+    rounding = float(jnp.finfo(y.dtype).eps)
+    return ~np.isclose(np.asarray(y, np.float64), lost, rtol=rounding, atol=0)
 
 
 def decisions(case, y, rate):

@@ -27,6 +27,28 @@ def keep_probability(rate):
     return 1 - Fraction(threshold(rate), 2**32)
 
 
+SATURATION = -1.7580993408473766
+
+
+def alpha_map(keep):
+    """The two numbers ``(a, b)`` of alpha dropout (Klambauer et al. 2017, section 3)."""
+    a = (keep + SATURATION**2 * keep * (1 - keep)) ** -0.5
+    return a, -a * (1 - keep) * SATURATION
+
+
+def _alpha(x, keep):
+    a, b = alpha_map(keep)
+    return a * x + b
+
+
+# What the table says of alpha dropout.
+ALPHA = {
+    "lost": lambda rate, keep: _alpha(SATURATION, keep) if keep else 0.0,
+    "survivor": lambda x, rate, keep: _alpha(x, keep),
+    "affine": True,
+}
+
+
 def threefry2x32(key, counter):
     """Threefry-2x32 with 20 rounds on pairs of uint32 arrays (Salmon et al. 2011)."""
     schedule = (*key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))

@@ -117,6 +117,21 @@ _BAD = {
         ValueError,
         r"time_axis: expected an axis in \[-1, 1\) .* got 1",
     ),
+    "maps in a vector": (
+        lambda: jaxdrop.feature_alpha_dropout(_key(), jnp.ones(4), 0.5),
+        ValueError,
+        r"each axis once, got \(0, -1\) .* rank 1",
+    ),
+    "alpha of a rate above 1": (
+        lambda: jaxdrop.alpha_dropout(_key(), _X, 1.5),
+        ValueError,
+        r"in \[0, 1\], got 1.5; a keep",
+    ),
+    "alpha of integers": (
+        lambda: jaxdrop.alpha_dropout(_key(), jnp.arange(6), 0.5),
+        TypeError,
+        "floating .* got .*int32; cast",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

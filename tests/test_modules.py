@@ -18,7 +18,9 @@ RATE = 0.3
 # The shape of x, whose first axis the eight devices split, and no argument at its default, so
 # that one which a class forgets to hand on shows. A new function is one row.
 ROWS = {
+    "alpha_dropout": ((8, 6, 40), {}),
     "dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),
+    "feature_alpha_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
     "mc_dropout": ((8, 6, 40), {"broadcast_dims": (0,)}),
     "spatial_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
     "variational_dropout": ((8, 16, 40), {"time_axis": 0}),

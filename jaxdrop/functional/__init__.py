@@ -1,8 +1,17 @@
 """Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
+from jaxdrop.functional._alpha_dropout import alpha_dropout as alpha_dropout
+from jaxdrop.functional._alpha_dropout import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 
-__all__ = ["dropout", "mc_dropout", "spatial_dropout", "variational_dropout"]
+__all__ = [
+    "alpha_dropout",
+    "dropout",
+    "feature_alpha_dropout",
+    "mc_dropout",
+    "spatial_dropout",
+    "variational_dropout",
+]

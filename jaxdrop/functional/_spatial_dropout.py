@@ -49,8 +49,13 @@ def spatial_dropout(
         section 3.2.
     """
     x = _mask.check_array(x)
+    shape = map_shape(x, channel_axis, batch_axis)
+    return drop(key, x, rate, shape, deterministic=deterministic)
+
+
+def map_shape(x, channel_axis, batch_axis):
+    """The shape of ``x`` with size 1 on all axes but those of examples and feature maps."""
     axes = (channel_axis,) if batch_axis is None else (batch_axis, channel_axis)
     name = "channel_axis" if batch_axis is None else "(batch_axis, channel_axis)"
     own = check_axes(axes, x.ndim, name)
-    shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
-    return drop(key, x, rate, shape, deterministic=deterministic)
+    return tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))

@@ -1,5 +1,7 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
+from jaxdrop.linen._alpha_dropout import AlphaDropout as AlphaDropout
+from jaxdrop.linen._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
@@ -7,7 +9,9 @@ from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "AlphaDropout",
     "Dropout",
+    "FeatureAlphaDropout",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",

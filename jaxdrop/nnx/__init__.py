@@ -1,5 +1,7 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
+from jaxdrop.nnx._alpha_dropout import AlphaDropout as AlphaDropout
+from jaxdrop.nnx._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
@@ -7,7 +9,9 @@ from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
 
 __all__ = [
+    "AlphaDropout",
     "Dropout",
+    "FeatureAlphaDropout",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
