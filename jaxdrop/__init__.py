@@ -19,6 +19,8 @@ from jaxdrop import uncertainty as uncertainty
 from jaxdrop.functional import alpha_dropout as alpha_dropout
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
+from jaxdrop.functional import gaussian_dropout as gaussian_dropout
+from jaxdrop.functional import gaussian_noise as gaussian_noise
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
@@ -28,6 +30,8 @@ __all__ = [
     "dropout",
     "feature_alpha_dropout",
     "functional",
+    "gaussian_dropout",
+    "gaussian_noise",
     "linen",
     "masks",
     "mc",

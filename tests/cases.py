@@ -76,6 +76,51 @@ CASES = (
 )
 # fmt: on
 
+
+class NoiseCase(NamedTuple):
+    """A variant with continuous noise, on one shape.
+
+    Attributes:
+        name: the id of its tests.
+        fn: called as ``fn(key, x, level, *, deterministic=False, **kwargs)``.
+        shape: shape of x; the sharding laws split its first and last axis if they divide by 8.
+        noise_shape: 1 where entries share their noise, else as ``shape``.
+        kwargs: further arguments of ``fn``.
+        level: a rate, or what the function takes in its place.
+        equation: the result from x, uniform numbers and the level, in float64 (the paper's).
+        distribution: of the result where x is 1, from the level; a SciPy one.
+    """
+
+    name: str
+    fn: Callable
+    shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
+    kwargs: Mapping[str, Any]
+    level: float
+    equation: Callable
+    distribution: Callable
+
+    def call(self, key, x, level=None, deterministic=False):
+        level = self.level if level is None else level
+        return self.fn(key, x, level, deterministic=deterministic, **self.kwargs)
+
+
+# fmt: off
+NOISE_CASES = (
+    NoiseCase("gaussian", _F.gaussian_dropout, (64, 40), (64, 40), {}, 0.3,
+              reference.gaussian_dropout, lambda rate: stats.norm(1, (rate / (1 - rate)) ** 0.5)),
+    NoiseCase("gaussian_broadcast", _F.gaussian_dropout, (32, 6, 40), (32, 1, 40),
+              {"broadcast_dims": (-2,)}, 0.6,
+              reference.gaussian_dropout, lambda rate: stats.norm(1, (rate / (1 - rate)) ** 0.5)),
+    NoiseCase("noise", _F.gaussian_noise, (72, 72), (72, 72), {}, 0.5,
+              reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
+    NoiseCase("noise_broadcast", _F.gaussian_noise, (2, 8, 536), (1, 8, 536),
+              {"broadcast_dims": (0,)}, 2.0,
+              reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
+)
+# fmt: on
+
+each_noise = pytest.mark.parametrize("case", NOISE_CASES, ids=lambda case: case.name)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 # For laws that compile much: the first row of each function runs always, the others with `slow`.

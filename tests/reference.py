@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from scipy import stats
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
@@ -113,7 +114,28 @@ def integers(key_words, shape):
     return ~u
 
 
+def uniform(key_words, shape):
+    """Uniform numbers in (0, 1), float64: 24 bits of one block of the cipher for each entry."""
+    size = math.prod(shape)
+    key_words = np.asarray(key_words, np.uint32)[:, None]
+    counter = np.arange(size, dtype=np.uint32), np.full(size, 2**30, np.uint32)
+    integers, _ = threefry2x32(tuple(key_words), counter)
+    return ((integers.reshape(shape) >> np.uint32(8)) | np.uint32(1)) / 2**24
+
+
 def keep(key_words, rate, shape):
     """Booleans: True where the entry survives; ``rate`` broadcasts to ``shape``."""
     limits = np.vectorize(threshold, otypes=[np.uint64])(np.asarray(rate, np.float32))
     return integers(key_words, shape).astype(np.uint64) >= limits
+
+
+# Equations of continuous noise, from x, uniform numbers u and the level.
+
+
+def gaussian_dropout(x, u, rate):
+    """Srivastava et al. 2014, section 10."""
+    return x * (1 + np.sqrt(rate / (1 - rate)) * stats.norm.ppf(u))
+
+
+def gaussian_noise(x, u, stddev):
+    return x + stats.norm.ppf(u, scale=stddev)

@@ -23,6 +23,10 @@ def _dropout(key=None, x=_X, rate=0.5, **options):
     return jaxdrop.dropout(_key() if key is None else key, x, rate, **options)
 
 
+def _noise(stddev):
+    return jaxdrop.gaussian_noise(_key(), _X, stddev)
+
+
 def _predict(**options):
     fn = lambda key, x: jaxdrop.dropout(key, x, 0.5)  # noqa: E731
     return mc.predict(fn, _key(), _X, **options)
@@ -132,6 +136,46 @@ _BAD = {
         TypeError,
         "floating .* got .*int32; cast",
     ),
+    "gaussian rate above 1": (
+        lambda: jaxdrop.gaussian_dropout(_key(), _X, 1.5),
+        ValueError,
+        r"in \[0, 1\], got 1.5; a keep",
+    ),
+    "gaussian rate shape": (
+        lambda: jaxdrop.gaussian_dropout(_key(), _X, jnp.full(6, 0.1), broadcast_dims=(1,)),
+        ValueError,
+        r"noise's \(4, 1\), got \(6,\); entries that share",
+    ),
+    "gaussian without a key": (
+        lambda: jaxdrop.gaussian_dropout(None, _X, 0.5),
+        TypeError,
+        r"one PRNG key, got None .*key\(",
+    ),
+    "gaussian flag": (
+        lambda: jaxdrop.gaussian_dropout(_key(), _X, 0.5, deterministic=1),
+        TypeError,
+        "True, False .* got 1; write",
+    ),
+    "stddev negative": (lambda: _noise(-1.0), ValueError, r"in \[0, inf\), got -1.0; a variance"),
+    "stddev NaN": (lambda: _noise(np.nan), ValueError, r"in \[0, inf\), got nan; a variance"),
+    "stddev infinite": (lambda: _noise(np.inf), ValueError, r"in \[0, inf\), got inf; a variance"),
+    "stddev array": (lambda: _noise(np.array([1.0] * 5 + [-1])), ValueError, r"\[0, inf\), got"),
+    "stddev bool": (lambda: _noise(True), TypeError, r"real number in \[0, inf\).*got True; write"),
+    "stddev shape": (
+        lambda: _noise(jnp.ones(5)),
+        ValueError,
+        r"stddev: .* noise's \(4, 6\), got \(5,\); entries .* its stddev",
+    ),
+    "noise on complex": (
+        lambda: jaxdrop.gaussian_noise(_key(), _X.astype(jnp.complex64), 0.5),
+        TypeError,
+        "a floating array, got dtype complex64; add noise to x.real",
+    ),
+    "flag of no noise": (
+        lambda: jaxdrop.gaussian_noise(_key(), _X, 0.0, deterministic="no"),
+        TypeError,
+        "True, False .* got 'no'; write",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,
@@ -208,3 +252,14 @@ def test_a_traced_rate_out_of_range_gives_nan():
     for rate in (-0.1, 1.5, float("nan")):
         y = jax.jit(lambda key, rate: jaxdrop.dropout(key, _X, rate))(_key(), rate)
         assert jnp.isnan(y).any(), rate
+
+
+def test_a_traced_level_of_noise_out_of_range_gives_nan():
+    for fn, levels in (
+        (jaxdrop.alpha_dropout, (-0.1, 1.5, float("nan"))),
+        (jaxdrop.gaussian_dropout, (-0.1, 1.5, float("nan"))),
+        (jaxdrop.gaussian_noise, (-0.1, float("nan"))),
+    ):
+        for level in levels:
+            y = jax.jit(lambda key, level, fn=fn: fn(key, _X, level))(_key(), level)
+            assert jnp.isnan(y).any(), (fn, level)

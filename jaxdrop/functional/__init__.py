@@ -4,6 +4,8 @@ from jaxdrop.functional._alpha_dropout import alpha_dropout as alpha_dropout
 from jaxdrop.functional._alpha_dropout import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
+from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
+from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 
@@ -11,6 +13,8 @@ __all__ = [
     "alpha_dropout",
     "dropout",
     "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
     "mc_dropout",
     "spatial_dropout",
     "variational_dropout",

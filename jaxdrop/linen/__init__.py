@@ -4,6 +4,8 @@ from jaxdrop.linen._alpha_dropout import AlphaDropout as AlphaDropout
 from jaxdrop.linen._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
+from jaxdrop.linen._gaussian_dropout import GaussianDropout as GaussianDropout
+from jaxdrop.linen._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
@@ -12,6 +14,8 @@ __all__ = [
     "AlphaDropout",
     "Dropout",
     "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",

@@ -4,6 +4,8 @@ from jaxdrop.nnx._alpha_dropout import AlphaDropout as AlphaDropout
 from jaxdrop.nnx._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
+from jaxdrop.nnx._gaussian_dropout import GaussianDropout as GaussianDropout
+from jaxdrop.nnx._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
@@ -12,6 +14,8 @@ __all__ = [
     "AlphaDropout",
     "Dropout",
     "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
