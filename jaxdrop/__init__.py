@@ -17,6 +17,8 @@ from jaxdrop import nnx as nnx
 from jaxdrop import plots as plots
 from jaxdrop import uncertainty as uncertainty
 from jaxdrop.functional import alpha_dropout as alpha_dropout
+from jaxdrop.functional import concrete_dropout as concrete_dropout
+from jaxdrop.functional import concrete_regularizer as concrete_regularizer
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional import gaussian_dropout as gaussian_dropout
@@ -27,6 +29,8 @@ from jaxdrop.functional import variational_dropout as variational_dropout
 
 __all__ = [
     "alpha_dropout",
+    "concrete_dropout",
+    "concrete_regularizer",
     "dropout",
     "feature_alpha_dropout",
     "functional",

@@ -117,6 +117,9 @@ NOISE_CASES = (
     NoiseCase("noise_broadcast", _F.gaussian_noise, (2, 8, 536), (1, 8, 536),
               {"broadcast_dims": (0,)}, 2.0,
               reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
+    # At the default temperature most results are one of two numbers, and have no density.
+    NoiseCase("concrete", _F.concrete_dropout, (64, 40), (64, 40), {"temperature": 1.0}, -0.8,
+              reference.concrete_dropout, reference.Concrete),
 )
 # fmt: on
 

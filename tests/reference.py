@@ -139,3 +139,23 @@ def gaussian_dropout(x, u, rate):
 
 def gaussian_noise(x, u, stddev):
     return x + stats.norm.ppf(u, scale=stddev)
+
+
+def concrete_dropout(x, u, rate_logit, temperature=1.0):
+    """Gal, Hron & Kendall 2017, eq. 5."""
+    rate = 1 / (1 + np.exp(-rate_logit))
+    argument = np.log(rate) - np.log(1 - rate) + np.log(u) - np.log(1 - u)
+    z = 1 / (1 + np.exp(-argument / temperature))
+    return x * (1 - z) / (1 - rate)
+
+
+class Concrete:
+    """Distribution of what an entry of 1 becomes, at a temperature of 1."""
+
+    def __init__(self, rate_logit):
+        self.rate = 1 / (1 + np.exp(-rate_logit))
+
+    def cdf(self, y):
+        """z >= 1 - y (1 - rate) where u >= (1 - rate) z / (rate + (1 - 2 rate) z)."""
+        z = 1 - np.asarray(y, np.float64) * (1 - self.rate)
+        return 1 - (1 - self.rate) * z / (self.rate + (1 - 2 * self.rate) * z)

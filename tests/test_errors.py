@@ -176,6 +176,43 @@ _BAD = {
         TypeError,
         "True, False .* got 'no'; write",
     ),
+    "logit NaN": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, np.nan),
+        ValueError,
+        r"rate_logit: .* in \(-inf, inf\), got nan; a rate p has",
+    ),
+    "logit bool": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, True),
+        TypeError,
+        r"rate_logit: expected a real number .* got True; write",
+    ),
+    "logit shape": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, jnp.zeros(5)),
+        ValueError,
+        r"rate_logit: .* noise's \(4, 6\), got \(5,\); entries .* its rate_logit",
+    ),
+    "temperature 0": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, 0.0, temperature=0.0),
+        ValueError,
+        r"temperature, in \(0, inf\), got 0.0; the paper",
+    ),
+    "temperature array": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, 0.0, temperature=jnp.ones(6)),
+        ValueError,
+        r"temperature: .* layer's \(\), got \(6,\)",
+    ),
+    "logits of a layer": (
+        lambda: jaxdrop.concrete_regularizer(
+            jnp.zeros(6), _X, num_features=6, weight_decay=1.0, entropy_weight=1.0
+        ),
+        ValueError,
+        r"rate_logit: .* layer's \(\), got \(6,\)",
+    ),
+    "first rate 0": (
+        lambda: jaxdrop.nnx.ConcreteDropout(0.0),
+        ValueError,
+        r"init_rate: expected a rate, in \(0, 1\), got 0.0; at 0 and at 1",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

@@ -2,6 +2,8 @@
 
 from jaxdrop.functional._alpha_dropout import alpha_dropout as alpha_dropout
 from jaxdrop.functional._alpha_dropout import feature_alpha_dropout as feature_alpha_dropout
+from jaxdrop.functional._concrete_dropout import concrete_dropout as concrete_dropout
+from jaxdrop.functional._concrete_dropout import concrete_regularizer as concrete_regularizer
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
@@ -11,6 +13,8 @@ from jaxdrop.functional._variational_dropout import variational_dropout as varia
 
 __all__ = [
     "alpha_dropout",
+    "concrete_dropout",
+    "concrete_regularizer",
     "dropout",
     "feature_alpha_dropout",
     "gaussian_dropout",

@@ -2,6 +2,7 @@
 
 from jaxdrop.linen._alpha_dropout import AlphaDropout as AlphaDropout
 from jaxdrop.linen._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
+from jaxdrop.linen._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._gaussian_dropout import GaussianDropout as GaussianDropout
@@ -12,6 +13,7 @@ from jaxdrop.linen._variational_dropout import VariationalDropout as Variational
 
 __all__ = [
     "AlphaDropout",
+    "ConcreteDropout",
     "Dropout",
     "FeatureAlphaDropout",
     "GaussianDropout",

@@ -2,6 +2,7 @@
 
 from jaxdrop.nnx._alpha_dropout import AlphaDropout as AlphaDropout
 from jaxdrop.nnx._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
+from jaxdrop.nnx._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._gaussian_dropout import GaussianDropout as GaussianDropout
@@ -12,6 +13,7 @@ from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDr
 
 __all__ = [
     "AlphaDropout",
+    "ConcreteDropout",
     "Dropout",
     "FeatureAlphaDropout",
     "GaussianDropout",
