@@ -26,6 +26,9 @@ from jaxdrop.functional import gaussian_noise as gaussian_noise
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
+from jaxdrop.functional import variational_gaussian_dropout as variational_gaussian_dropout
+from jaxdrop.functional import variational_gaussian_kl as variational_gaussian_kl
+from jaxdrop.functional import variational_gaussian_pruned as variational_gaussian_pruned
 
 __all__ = [
     "alpha_dropout",
@@ -45,4 +48,7 @@ __all__ = [
     "spatial_dropout",
     "uncertainty",
     "variational_dropout",
+    "variational_gaussian_dropout",
+    "variational_gaussian_kl",
+    "variational_gaussian_pruned",
 ]

@@ -120,6 +120,9 @@ NOISE_CASES = (
     # At the default temperature most results are one of two numbers, and have no density.
     NoiseCase("concrete", _F.concrete_dropout, (64, 40), (64, 40), {"temperature": 1.0}, -0.8,
               reference.concrete_dropout, reference.Concrete),
+    NoiseCase("variational_gaussian", _F.variational_gaussian_dropout, (16, 5, 32), (16, 5, 32),
+              {}, -1.2, reference.variational_gaussian_dropout,
+              lambda log_alpha: stats.norm(1, np.exp(log_alpha / 2))),
 )
 # fmt: on
 

@@ -159,3 +159,8 @@ class Concrete:
         """z >= 1 - y (1 - rate) where u >= (1 - rate) z / (rate + (1 - 2 rate) z)."""
         z = 1 - np.asarray(y, np.float64) * (1 - self.rate)
         return 1 - (1 - self.rate) * z / (self.rate + (1 - 2 * self.rate) * z)
+
+
+def variational_gaussian_dropout(x, u, log_alpha):
+    """Kingma, Salimans & Welling 2015, section 3.1."""
+    return x * (1 + np.sqrt(np.exp(log_alpha)) * stats.norm.ppf(u))

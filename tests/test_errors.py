@@ -213,6 +213,26 @@ _BAD = {
         ValueError,
         r"init_rate: expected a rate, in \(0, 1\), got 0.0; at 0 and at 1",
     ),
+    "log_alpha infinite": (
+        lambda: jaxdrop.variational_gaussian_dropout(_key(), _X, -np.inf),
+        ValueError,
+        r"log_alpha: .* in \(-inf, inf\), got -inf; a variance alpha",
+    ),
+    "log_alpha shape": (
+        lambda: jaxdrop.variational_gaussian_dropout(_key(), _X, jnp.zeros(4)),
+        ValueError,
+        r"log_alpha: .* noise's \(4, 6\), got \(4,\); entries .* its log_alpha",
+    ),
+    "log_alpha string": (
+        lambda: jaxdrop.variational_gaussian_kl("3"),
+        TypeError,
+        r"log_alpha: expected a real number .* got '3'; write",
+    ),
+    "log_alpha NaN": (
+        lambda: jaxdrop.variational_gaussian_pruned(np.array([0.0, np.nan])),
+        ValueError,
+        r"log_alpha: .* in \(-inf, inf\), got \[ 0. nan\]; a variance alpha",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

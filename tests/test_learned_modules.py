@@ -20,6 +20,8 @@ X = data((8, 6, 40))
 ROWS = {
     "concrete_dropout": ("rate_logit", np.log(0.1 / 0.9), (), {"temperature": 0.5}, (),
                          {"init_rate": 0.3}, np.log(0.3 / 0.7)),
+    "variational_gaussian_dropout": ("log_alpha", -3.0, (40,), {}, (40,),
+                                     {"init_log_alpha": -1.0}, -1.0),
 }  # fmt: skip
 each_name = pytest.mark.parametrize("name", ROWS)
 

@@ -28,8 +28,8 @@ ROWS = {
     "variational_dropout": ((8, 16, 40), {"time_axis": 0}),
 }
 # Functions without a class, and those whose class owns parameters: test_learned_modules.py.
-NOT_LAYERS = {"concrete_regularizer"}
-HAS_PARAMETERS = {"concrete_dropout"}
+NOT_LAYERS = {"concrete_regularizer", "variational_gaussian_kl", "variational_gaussian_pruned"}
+HAS_PARAMETERS = {"concrete_dropout", "variational_gaussian_dropout"}
 # What a function takes in place of a rate.
 LEVELS = {"gaussian_noise": "stddev"}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}

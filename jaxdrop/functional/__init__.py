@@ -10,6 +10,15 @@ from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dr
 from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
+from jaxdrop.functional._variational_gaussian_dropout import (
+    variational_gaussian_dropout as variational_gaussian_dropout,
+)
+from jaxdrop.functional._variational_gaussian_dropout import (
+    variational_gaussian_kl as variational_gaussian_kl,
+)
+from jaxdrop.functional._variational_gaussian_dropout import (
+    variational_gaussian_pruned as variational_gaussian_pruned,
+)
 
 __all__ = [
     "alpha_dropout",
@@ -22,4 +31,7 @@ __all__ = [
     "mc_dropout",
     "spatial_dropout",
     "variational_dropout",
+    "variational_gaussian_dropout",
+    "variational_gaussian_kl",
+    "variational_gaussian_pruned",
 ]

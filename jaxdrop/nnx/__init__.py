@@ -10,6 +10,9 @@ from jaxdrop.nnx._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
+from jaxdrop.nnx._variational_gaussian_dropout import (
+    VariationalGaussianDropout as VariationalGaussianDropout,
+)
 
 __all__ = [
     "AlphaDropout",
@@ -21,5 +24,6 @@ __all__ = [
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
+    "VariationalGaussianDropout",
     "replace_dropout",
 ]
