@@ -16,26 +16,41 @@ from jaxdrop import mc as mc
 from jaxdrop import nnx as nnx
 from jaxdrop import plots as plots
 from jaxdrop import uncertainty as uncertainty
+from jaxdrop.functional import alpha_dropout as alpha_dropout
 from jaxdrop.functional import attention_dropout as attention_dropout
+from jaxdrop.functional import concrete_dropout as concrete_dropout
+from jaxdrop.functional import concrete_regularizer as concrete_regularizer
 from jaxdrop.functional import drop_block as drop_block
 from jaxdrop.functional import drop_head as drop_head
 from jaxdrop.functional import drop_path as drop_path
 from jaxdrop.functional import drop_path_rates as drop_path_rates
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import embedding_dropout as embedding_dropout
+from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
+from jaxdrop.functional import gaussian_dropout as gaussian_dropout
+from jaxdrop.functional import gaussian_noise as gaussian_noise
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
+from jaxdrop.functional import variational_gaussian_dropout as variational_gaussian_dropout
+from jaxdrop.functional import variational_gaussian_kl as variational_gaussian_kl
+from jaxdrop.functional import variational_gaussian_pruned as variational_gaussian_pruned
 
 __all__ = [
+    "alpha_dropout",
     "attention_dropout",
+    "concrete_dropout",
+    "concrete_regularizer",
     "drop_block",
     "drop_head",
     "drop_path",
     "drop_path_rates",
     "dropout",
     "embedding_dropout",
+    "feature_alpha_dropout",
     "functional",
+    "gaussian_dropout",
+    "gaussian_noise",
     "linen",
     "masks",
     "mc",
@@ -45,4 +60,7 @@ __all__ = [
     "spatial_dropout",
     "uncertainty",
     "variational_dropout",
+    "variational_gaussian_dropout",
+    "variational_gaussian_kl",
+    "variational_gaussian_pruned",
 ]

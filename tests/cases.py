@@ -40,6 +40,7 @@ class Case(NamedTuple):
         survivor: what a surviving one becomes, from x and the same two, in float64.
         rate_shape: of an array of rates, if groups share them: 1 where they do.
         independent: picks groups that are independent, by slices of the first axes.
+        affine: whether a constant is added, in which x may cancel: equal to rounding only.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case(NamedTuple):
     survivor: Callable = lambda x, rate, keep: x / keep
     rate_shape: tuple[int, ...] | None = None
     independent: tuple[slice, ...] = ()
+    affine: bool = False
 
     def rates(self):
         """The rates 0.1 and 0.3 in turns."""
@@ -108,9 +110,63 @@ CASES = (
     # No axis divides by 32: both in runs through space, of different lengths.
     _blocks("drop_block_flat", (8, 24, 9, 11), (1, 1, 7, 7), channel_axis=1),
     _blocks("drop_block_3d", (3, 4, 5, 3, 40), (1, 2, 3, 2, 1), block_size=(2, 3, 2)),
+    Case("alpha", _F.alpha_dropout, (64, 40), (64, 40), **reference.ALPHA),
+    Case("feature_alpha", _F.feature_alpha_dropout, (8, 32, 3, 4), (8, 32, 1, 1),
+         {"channel_axis": 1}, **reference.ALPHA),
 )
 # fmt: on
 
+
+class NoiseCase(NamedTuple):
+    """A variant with continuous noise, on one shape.
+
+    Attributes:
+        name: the id of its tests.
+        fn: called as ``fn(key, x, level, *, deterministic=False, **kwargs)``.
+        shape: shape of x; the sharding laws split its first and last axis if they divide by 8.
+        noise_shape: 1 where entries share their noise, else as ``shape``.
+        kwargs: further arguments of ``fn``.
+        level: a rate, or what the function takes in its place.
+        equation: the result from x, uniform numbers and the level, in float64 (the paper's).
+        distribution: of the result where x is 1, from the level; a SciPy one.
+    """
+
+    name: str
+    fn: Callable
+    shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
+    kwargs: Mapping[str, Any]
+    level: float
+    equation: Callable
+    distribution: Callable
+
+    def call(self, key, x, level=None, deterministic=False):
+        level = self.level if level is None else level
+        return self.fn(key, x, level, deterministic=deterministic, **self.kwargs)
+
+
+# fmt: off
+NOISE_CASES = (
+    NoiseCase("gaussian", _F.gaussian_dropout, (64, 40), (64, 40), {}, 0.3,
+              reference.gaussian_dropout, lambda rate: stats.norm(1, (rate / (1 - rate)) ** 0.5)),
+    NoiseCase("gaussian_broadcast", _F.gaussian_dropout, (32, 6, 40), (32, 1, 40),
+              {"broadcast_dims": (-2,)}, 0.6,
+              reference.gaussian_dropout, lambda rate: stats.norm(1, (rate / (1 - rate)) ** 0.5)),
+    NoiseCase("noise", _F.gaussian_noise, (72, 72), (72, 72), {}, 0.5,
+              reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
+    NoiseCase("noise_broadcast", _F.gaussian_noise, (2, 8, 536), (1, 8, 536),
+              {"broadcast_dims": (0,)}, 2.0,
+              reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
+    # At the default temperature most results are one of two numbers, and have no density.
+    NoiseCase("concrete", _F.concrete_dropout, (64, 40), (64, 40), {"temperature": 1.0}, -0.8,
+              reference.concrete_dropout, reference.Concrete),
+    NoiseCase("variational_gaussian", _F.variational_gaussian_dropout, (16, 5, 32), (16, 5, 32),
+              {}, -1.2, reference.variational_gaussian_dropout,
+              lambda log_alpha: stats.norm(1, np.exp(log_alpha / 2))),
+)
+# fmt: on
+
+each_noise = pytest.mark.parametrize("case", NOISE_CASES, ids=lambda case: case.name)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 # For laws that compile much: the first row of each function runs always, the others with `slow`.
@@ -130,15 +186,17 @@ def key(seed=0):
 
 
 def data(shape, dtype=jnp.float32):
-    """Numbers of both signs and many sizes, none of them 0, so that 0 means dropped."""
+    """Numbers of both signs and many sizes, none of them one that a dropped entry counts as."""
     x = np.random.default_rng(0).standard_normal(shape)
-    return jnp.asarray(np.where(x == 0, 1.0, x).astype(dtype))
+    taken = (x == 0) | (np.abs(x - reference.SATURATION) < 0.05)
+    return jnp.asarray(np.where(taken, 1.0, x).astype(dtype))
 
 
 def kept_entries(case, y, rate):
     """Booleans of the shape of x: which entries of an output survive."""
     lost = case.lost(rate, float(case.keep_probability(rate)))
-    return np.asarray(y) != np.asarray(lost, y.dtype)
+    rounding = float(jnp.finfo(y.dtype).eps)
+    return ~np.isclose(np.asarray(y, np.float64), lost, rtol=rounding, atol=0)
 
 
 def decisions(case, y, rate):

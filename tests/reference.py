@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from scipy import stats
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
@@ -25,6 +26,28 @@ def threshold(rate, least_bits=16):
 def keep_probability(rate):
     """The exact probability that an entry survives, a fraction."""
     return 1 - Fraction(threshold(rate), 2**32)
+
+
+SATURATION = -1.7580993408473766
+
+
+def alpha_map(keep):
+    """The two numbers ``(a, b)`` of alpha dropout (Klambauer et al. 2017, section 3)."""
+    a = (keep + SATURATION**2 * keep * (1 - keep)) ** -0.5
+    return a, -a * (1 - keep) * SATURATION
+
+
+def _alpha(x, keep):
+    a, b = alpha_map(keep)
+    return a * x + b
+
+
+# What the table says of alpha dropout.
+ALPHA = {
+    "lost": lambda rate, keep: _alpha(SATURATION, keep) if keep else 0.0,
+    "survivor": lambda x, rate, keep: _alpha(x, keep),
+    "affine": True,
+}
 
 
 def threefry2x32(key, counter):
@@ -91,6 +114,15 @@ def integers(key_words, shape):
     return ~u
 
 
+def uniform(key_words, shape):
+    """Uniform numbers in (0, 1), float64: 24 bits of one block of the cipher for each entry."""
+    size = math.prod(shape)
+    key_words = np.asarray(key_words, np.uint32)[:, None]
+    counter = np.arange(size, dtype=np.uint32), np.full(size, 2**30, np.uint32)
+    integers, _ = threefry2x32(tuple(key_words), counter)
+    return ((integers.reshape(shape) >> np.uint32(8)) | np.uint32(1)) / 2**24
+
+
 def keep(key_words, rate, shape, least_bits=16):
     """Booleans: True where the entry survives; ``rate`` broadcasts to ``shape``."""
     limit = np.vectorize(threshold, otypes=[np.uint64], excluded={1})
@@ -121,3 +153,40 @@ def keep_of_blocks(key_words, rate, shape, block):
     for seed in np.argwhere(seeds):  # the last entry of its block
         kept[tuple(slice(max(0, i - b + 1), i + 1) for i, b in zip(seed, block))] = False
     return kept
+
+
+# Equations of continuous noise, from x, uniform numbers u and the level.
+
+
+def gaussian_dropout(x, u, rate):
+    """Srivastava et al. 2014, section 10."""
+    return x * (1 + np.sqrt(rate / (1 - rate)) * stats.norm.ppf(u))
+
+
+def gaussian_noise(x, u, stddev):
+    return x + stats.norm.ppf(u, scale=stddev)
+
+
+def concrete_dropout(x, u, rate_logit, temperature=1.0):
+    """Gal, Hron & Kendall 2017, eq. 5."""
+    rate = 1 / (1 + np.exp(-rate_logit))
+    argument = np.log(rate) - np.log(1 - rate) + np.log(u) - np.log(1 - u)
+    z = 1 / (1 + np.exp(-argument / temperature))
+    return x * (1 - z) / (1 - rate)
+
+
+class Concrete:
+    """Distribution of what an entry of 1 becomes, at a temperature of 1."""
+
+    def __init__(self, rate_logit):
+        self.rate = 1 / (1 + np.exp(-rate_logit))
+
+    def cdf(self, y):
+        """z >= 1 - y (1 - rate) where u >= (1 - rate) z / (rate + (1 - 2 rate) z)."""
+        z = 1 - np.asarray(y, np.float64) * (1 - self.rate)
+        return 1 - (1 - self.rate) * z / (self.rate + (1 - 2 * self.rate) * z)
+
+
+def variational_gaussian_dropout(x, u, log_alpha):
+    """Kingma, Salimans & Welling 2015, section 3.1."""
+    return x * (1 + np.sqrt(np.exp(log_alpha)) * stats.norm.ppf(u))

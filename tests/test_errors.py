@@ -23,6 +23,10 @@ def _dropout(key=None, x=_X, rate=0.5, **options):
     return jaxdrop.dropout(_key() if key is None else key, x, rate, **options)
 
 
+def _noise(stddev):
+    return jaxdrop.gaussian_noise(_key(), _X, stddev)
+
+
 def _predict(**options):
     fn = lambda key, x: jaxdrop.dropout(key, x, 0.5)  # noqa: E731
     return mc.predict(fn, _key(), _X, **options)
@@ -207,6 +211,117 @@ _BAD = {
         lambda: jaxdrop.attention_dropout(_key(), jnp.ones(4), 0.5, deterministic=True),
         ValueError,
         r"of shape \(..., H, Q, K\), got shape \(4,\); .* use dropout",
+    "maps in a vector": (
+        lambda: jaxdrop.feature_alpha_dropout(_key(), jnp.ones(4), 0.5),
+        ValueError,
+        r"each axis once, got \(0, -1\) .* rank 1",
+    ),
+    "alpha of a rate above 1": (
+        lambda: jaxdrop.alpha_dropout(_key(), _X, 1.5),
+        ValueError,
+        r"in \[0, 1\], got 1.5; a keep",
+    ),
+    "alpha of integers": (
+        lambda: jaxdrop.alpha_dropout(_key(), jnp.arange(6), 0.5),
+        TypeError,
+        "floating .* got .*int32; cast",
+    ),
+    "gaussian rate above 1": (
+        lambda: jaxdrop.gaussian_dropout(_key(), _X, 1.5),
+        ValueError,
+        r"in \[0, 1\], got 1.5; a keep",
+    ),
+    "gaussian rate shape": (
+        lambda: jaxdrop.gaussian_dropout(_key(), _X, jnp.full(6, 0.1), broadcast_dims=(1,)),
+        ValueError,
+        r"noise's \(4, 1\), got \(6,\); entries that share",
+    ),
+    "gaussian without a key": (
+        lambda: jaxdrop.gaussian_dropout(None, _X, 0.5),
+        TypeError,
+        r"one PRNG key, got None .*key\(",
+    ),
+    "gaussian flag": (
+        lambda: jaxdrop.gaussian_dropout(_key(), _X, 0.5, deterministic=1),
+        TypeError,
+        "True, False .* got 1; write",
+    ),
+    "stddev negative": (lambda: _noise(-1.0), ValueError, r"in \[0, inf\), got -1.0; a variance"),
+    "stddev NaN": (lambda: _noise(np.nan), ValueError, r"in \[0, inf\), got nan; a variance"),
+    "stddev infinite": (lambda: _noise(np.inf), ValueError, r"in \[0, inf\), got inf; a variance"),
+    "stddev array": (lambda: _noise(np.array([1.0] * 5 + [-1])), ValueError, r"\[0, inf\), got"),
+    "stddev bool": (lambda: _noise(True), TypeError, r"real number in \[0, inf\).*got True; write"),
+    "stddev shape": (
+        lambda: _noise(jnp.ones(5)),
+        ValueError,
+        r"stddev: .* noise's \(4, 6\), got \(5,\); entries .* its stddev",
+    ),
+    "noise on complex": (
+        lambda: jaxdrop.gaussian_noise(_key(), _X.astype(jnp.complex64), 0.5),
+        TypeError,
+        "a floating array, got dtype complex64; add noise to x.real",
+    ),
+    "flag of no noise": (
+        lambda: jaxdrop.gaussian_noise(_key(), _X, 0.0, deterministic="no"),
+        TypeError,
+        "True, False .* got 'no'; write",
+    ),
+    "logit NaN": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, np.nan),
+        ValueError,
+        r"rate_logit: .* in \(-inf, inf\), got nan; a rate p has",
+    ),
+    "logit bool": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, True),
+        TypeError,
+        r"rate_logit: expected a real number .* got True; write",
+    ),
+    "logit shape": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, jnp.zeros(5)),
+        ValueError,
+        r"rate_logit: .* noise's \(4, 6\), got \(5,\); entries .* its rate_logit",
+    ),
+    "temperature 0": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, 0.0, temperature=0.0),
+        ValueError,
+        r"temperature, in \(0, inf\), got 0.0; the paper",
+    ),
+    "temperature array": (
+        lambda: jaxdrop.concrete_dropout(_key(), _X, 0.0, temperature=jnp.ones(6)),
+        ValueError,
+        r"temperature: .* layer's \(\), got \(6,\)",
+    ),
+    "logits of a layer": (
+        lambda: jaxdrop.concrete_regularizer(
+            jnp.zeros(6), _X, num_features=6, weight_decay=1.0, entropy_weight=1.0
+        ),
+        ValueError,
+        r"rate_logit: .* layer's \(\), got \(6,\)",
+    ),
+    "first rate 0": (
+        lambda: jaxdrop.nnx.ConcreteDropout(0.0),
+        ValueError,
+        r"init_rate: expected a rate, in \(0, 1\), got 0.0; at 0 and at 1",
+    ),
+    "log_alpha infinite": (
+        lambda: jaxdrop.variational_gaussian_dropout(_key(), _X, -np.inf),
+        ValueError,
+        r"log_alpha: .* in \(-inf, inf\), got -inf; a variance alpha",
+    ),
+    "log_alpha shape": (
+        lambda: jaxdrop.variational_gaussian_dropout(_key(), _X, jnp.zeros(4)),
+        ValueError,
+        r"log_alpha: .* noise's \(4, 6\), got \(4,\); entries .* its log_alpha",
+    ),
+    "log_alpha string": (
+        lambda: jaxdrop.variational_gaussian_kl("3"),
+        TypeError,
+        r"log_alpha: expected a real number .* got '3'; write",
+    ),
+    "log_alpha NaN": (
+        lambda: jaxdrop.variational_gaussian_pruned(np.array([0.0, np.nan])),
+        ValueError,
+        r"log_alpha: .* in \(-inf, inf\), got \[ 0. nan\]; a variance alpha",
     ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
@@ -284,3 +399,14 @@ def test_a_traced_rate_out_of_range_gives_nan():
     for rate in (-0.1, 1.5, float("nan")):
         y = jax.jit(lambda key, rate: jaxdrop.dropout(key, _X, rate))(_key(), rate)
         assert jnp.isnan(y).any(), rate
+
+
+def test_a_traced_level_of_noise_out_of_range_gives_nan():
+    for fn, levels in (
+        (jaxdrop.alpha_dropout, (-0.1, 1.5, float("nan"))),
+        (jaxdrop.gaussian_dropout, (-0.1, 1.5, float("nan"))),
+        (jaxdrop.gaussian_noise, (-0.1, float("nan"))),
+    ):
+        for level in levels:
+            y = jax.jit(lambda key, level, fn=fn: fn(key, _X, level))(_key(), level)
+            assert jnp.isnan(y).any(), (fn, level)

@@ -168,7 +168,9 @@ def test_survivors_are_x_over_keep_probability(case):
     kept = kept_entries(case, y, RATE)
     keep_prob = float(case.keep_probability(RATE))
     exact = case.survivor(np.asarray(x, np.float64), RATE, keep_prob)
-    np.testing.assert_allclose(np.asarray(y)[kept], exact[kept], rtol=2**-22)
+    np.testing.assert_allclose(
+        np.asarray(y)[kept], exact[kept], rtol=2**-22, atol=2**-22 if case.affine else 0
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -270,7 +272,7 @@ def test_dropped_poison_is_gone_and_so_is_its_gradient(case):
 
     for result, dropped in zip(value_and_gradient(x), (lost, 0)):
         result = np.asarray(result)
-        np.testing.assert_array_equal(result[~keep], dropped)
+        np.testing.assert_allclose(result[~keep], dropped, rtol=2**-22)
         np.testing.assert_array_equal(np.isfinite(result[keep]), np.isfinite(x)[keep])
 
 

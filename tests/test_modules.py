@@ -24,16 +24,29 @@ ROWS = {
     "drop_path": ((8, 6, 40), {"mode": "batch", "batch_axis": 1}),
     "dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),
     "embedding_dropout": ((64, 40), {}),
+    "alpha_dropout": ((8, 6, 40), {}),
+    "feature_alpha_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
+    "gaussian_dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),
+    "gaussian_noise": ((8, 6, 40), {"broadcast_dims": (-2,)}),
     "mc_dropout": ((8, 6, 40), {"broadcast_dims": (0,)}),
     "spatial_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
     "variational_dropout": ((8, 16, 40), {"time_axis": 0}),
 }
-# Functions that are no layers (schedules, losses, regularisers) and so have no class.
-NOT_LAYERS = {"drop_path_rates"}
-LAYERS = [name for name in functional.__all__ if name not in NOT_LAYERS]
+# Functions without a class, and those whose class owns parameters: test_learned_modules.py.
+NOT_LAYERS = {
+    "concrete_regularizer",
+    "drop_path_rates",
+    "variational_gaussian_kl",
+    "variational_gaussian_pruned",
+}
+HAS_PARAMETERS = {"concrete_dropout", "variational_gaussian_dropout"}
+# What a function takes in place of a rate.
+LEVELS = {"gaussian_noise": "stddev"}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}
 
-each_name = pytest.mark.parametrize("name", LAYERS)
+LAYERS = [name for name in functional.__all__ if name not in NOT_LAYERS]
+each_layer = pytest.mark.parametrize("name", LAYERS)
+each_name = pytest.mark.parametrize("name", [n for n in LAYERS if n not in HAS_PARAMETERS])
 each_floor = pytest.mark.parametrize("floor", FLAX, ids=["linen", "nnx"])
 
 
@@ -45,6 +58,11 @@ def class_name(name):
 def parameters(function, *without):
     found = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in found if p.name not in ("self", *without)}
+
+
+def own_parameters(name):
+    function = getattr(functional, name)
+    return parameters(function, "key", "x", LEVELS.get(name, "rate"), "deterministic")
 
 
 def case(name):
@@ -69,7 +87,7 @@ def test_classes_are_named_for_the_functions(floor):
 
 @each_name
 def test_row_leaves_no_argument_at_its_default(name):
-    defaults = parameters(getattr(functional, name), "key", "x", "rate", "deterministic")
+    defaults = own_parameters(name)
     assert set(ROWS[name][1]) == set(defaults)
     assert all(ROWS[name][1][argument] != default for argument, default in defaults.items())
 
@@ -78,16 +96,17 @@ def test_row_leaves_no_argument_at_its_default(name):
 @each_name
 def test_parameters_of_a_class_are_those_of_its_function(floor, name):
     cls = getattr(floor, class_name(name))
-    own = parameters(getattr(functional, name), "key", "x", "rate", "deterministic")
+    own = own_parameters(name)
     common = parameters(FLAX[floor].__init__, "broadcast_dims")
     if name == "mc_dropout":
         common["deterministic"] = False  # on, unless a flag of its own says otherwise
-    rate, *rest = common.items()
-    assert list(parameters(cls.__init__).items()) == [rate, *own.items(), *rest]
+    (_, default), *rest = common.items()
+    level = LEVELS.get(name, "rate"), default
+    assert list(parameters(cls.__init__).items()) == [level, *own.items(), *rest]
 
 
 @each_floor
-@each_name
+@each_layer
 def test_call_of_a_class_is_that_of_flax(floor, name):
     ours, flax = (
         [(p.name, p.kind, p.default) for p in inspect.signature(cls.__call__).parameters.values()]
@@ -134,7 +153,7 @@ def test_switched_off_a_class_is_the_identity_and_needs_no_key(name):
 @each_name
 def test_rates_0_and_1_need_no_key(name):
     _, of_linen, of_nnx, x = case(name)
-    for rate, expected in ((0, x), (1, jnp.zeros_like(x))):
+    for rate, expected in ((0, x), (1, jnp.zeros_like(x)))[: 1 if name in LEVELS else 2]:
         assert_same_bits(of_linen(rate, deterministic=False).apply({}, x), expected)
         assert_same_bits(of_nnx(rate)(x), expected)
 

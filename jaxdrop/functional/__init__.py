@@ -1,6 +1,10 @@
 """Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
+from jaxdrop.functional._alpha_dropout import alpha_dropout as alpha_dropout
+from jaxdrop.functional._alpha_dropout import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional._attention_dropout import attention_dropout as attention_dropout
+from jaxdrop.functional._concrete_dropout import concrete_dropout as concrete_dropout
+from jaxdrop.functional._concrete_dropout import concrete_regularizer as concrete_regularizer
 from jaxdrop.functional._drop_block import drop_block as drop_block
 from jaxdrop.functional._drop_head import drop_head as drop_head
 from jaxdrop.functional._drop_path import drop_path as drop_path
@@ -8,18 +12,38 @@ from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._embedding_dropout import embedding_dropout as embedding_dropout
+from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
+from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
+from jaxdrop.functional._variational_gaussian_dropout import (
+    variational_gaussian_dropout as variational_gaussian_dropout,
+)
+from jaxdrop.functional._variational_gaussian_dropout import (
+    variational_gaussian_kl as variational_gaussian_kl,
+)
+from jaxdrop.functional._variational_gaussian_dropout import (
+    variational_gaussian_pruned as variational_gaussian_pruned,
+)
 
 __all__ = [
+    "alpha_dropout",
     "attention_dropout",
+    "concrete_dropout",
+    "concrete_regularizer",
     "drop_block",
     "drop_head",
     "drop_path",
     "drop_path_rates",
     "dropout",
     "embedding_dropout",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
     "mc_dropout",
     "spatial_dropout",
     "variational_dropout",
+    "variational_gaussian_dropout",
+    "variational_gaussian_kl",
+    "variational_gaussian_pruned",
 ]

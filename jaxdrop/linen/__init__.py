@@ -1,25 +1,39 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
+from jaxdrop.linen._alpha_dropout import AlphaDropout as AlphaDropout
+from jaxdrop.linen._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.linen._attention_dropout import AttentionDropout as AttentionDropout
+from jaxdrop.linen._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.linen._drop_block import DropBlock as DropBlock
 from jaxdrop.linen._drop_head import DropHead as DropHead
 from jaxdrop.linen._drop_path import DropPath as DropPath
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._embedding_dropout import EmbeddingDropout as EmbeddingDropout
+from jaxdrop.linen._gaussian_dropout import GaussianDropout as GaussianDropout
+from jaxdrop.linen._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
+from jaxdrop.linen._variational_gaussian_dropout import (
+    VariationalGaussianDropout as VariationalGaussianDropout,
+)
 
 __all__ = [
+    "AlphaDropout",
     "AttentionDropout",
+    "ConcreteDropout",
     "DropBlock",
     "DropHead",
     "DropPath",
     "Dropout",
     "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
+    "VariationalGaussianDropout",
     "replace_dropout",
 ]

@@ -172,7 +172,7 @@ def check_array(x: Any, name: str = "x") -> jax.Array:
     return x
 
 
-def check_broadcast(rate, shape):
+def check_broadcast(rate, shape, name="rate", of="mask"):
     """Raises unless an array of rates broadcasts to the mask shape."""
     if isinstance(rate, float):
         return
@@ -182,8 +182,8 @@ def check_broadcast(rate, shape):
         fits = False
     if not fits:
         raise ValueError(
-            f"rate: expected a scalar or a shape that broadcasts to the mask's {shape}, "
-            f"got {rate.shape}; entries that share a decision share its rate"
+            f"{name}: expected a scalar or a shape that broadcasts to the {of}'s {shape}, "
+            f"got {rate.shape}; entries that share a decision share its {name}"
         )
 
 
@@ -226,10 +226,15 @@ def _choose(mask, kept, dropped):
 
 def aligned_keep_prob(mask, x):
     """The keep probability with the rank of ``x``, and sharded like it, unless it is a scalar."""
-    keep_prob = _leading(mask.keep_prob, x)
-    if keep_prob.ndim and _sharding.mask_sharding(x, keep_prob.shape) is not None:
-        return jax.sharding.reshard(keep_prob, _sharding.mask_sharding(x, keep_prob.shape))
-    return keep_prob
+    return aligned(mask.keep_prob, x)
+
+
+def aligned(values, x):
+    """Values that broadcast to ``x``, with its rank and sharded like it, unless it is a scalar."""
+    values = _leading(values, x)
+    if values.ndim and _sharding.mask_sharding(x, values.shape) is not None:
+        return jax.sharding.reshard(values, _sharding.mask_sharding(x, values.shape))
+    return values
 
 
 def _leading(values, x):

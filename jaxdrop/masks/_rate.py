@@ -21,28 +21,31 @@ def check_rate(rate, name="rate"):
         TypeError: ``rate`` is a bool, or no real number.
         ValueError: a known ``rate`` lies outside [0, 1] or is NaN.
     """
-    if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
-        rate = float(rate)
-        known = np.float64(rate)
+    remedy = "a keep probability p is the rate 1 - p"
+    return check_real(rate, name, (0.0, 1.0), "[0, 1]", "probabilities of dropping", remedy)
+
+
+def check_real(value, name, ends, interval, meaning, remedy):
+    """`check_rate` for another quantity, which lies between both ``ends``, in ``interval``."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        value = float(value)
+        known = np.float64(value)
     else:
-        dtype = getattr(rate, "dtype", None)
+        dtype = getattr(value, "dtype", None)
         if dtype is None or not (
             jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
         ):
             raise TypeError(
-                f"{name}: expected a real number in [0, 1] or an array of them, got {rate!r}; "
-                f"write for example {name}=0.1"
+                f"{name}: expected a real number in {interval} or an array of them, "
+                f"got {value!r}; write for example {name}=0.1"
             )
-        if isinstance(rate, Tracer):
-            return rate
-        known = np.asarray(rate, np.float64)
-        rate = rate if known.ndim or isinstance(rate, jax.Array) else float(known)
-    if not np.all((known >= 0.0) & (known <= 1.0)):  # false for NaN too
-        raise ValueError(
-            f"{name}: expected probabilities of dropping, in [0, 1], got {rate}; "
-            "a keep probability p is the rate 1 - p"
-        )
-    return rate
+        if isinstance(value, Tracer):
+            return value
+        known = np.asarray(value, np.float64)
+        value = value if known.ndim or isinstance(value, jax.Array) else float(known)
+    if not np.all((known >= ends[0]) & (known <= ends[1])):  # false for NaN too
+        raise ValueError(f"{name}: expected {meaning}, in {interval}, got {value}; {remedy}")
+    return value
 
 
 def threshold(rate, xp=jnp, least_bits=16):

@@ -28,7 +28,7 @@ class Audit(NamedTuple):
             return f"no dropout site was found\n{verdict}"
         rows = [("path", "kind", "rate", "shape", "")]
         for site in self.sites:
-            rate = "array" if site.rate is None else f"{site.rate:.4g}"
+            rate = "-" if site.rate is None else f"{site.rate:.4g}"
             state = "live" if site.live else "dead"
             rows.append((site.path, site.kind, rate, str(site.shape), state))
         widths = [max(map(len, column)) for column in zip(*rows)]

@@ -17,7 +17,7 @@ class Site(NamedTuple):
     Attributes:
         path: names of the modules that lead to it, joined by slashes.
         kind: class of the module.
-        rate: probability of dropping; None where it is an array.
+        rate: probability of dropping; None where it is an array, or where there is none.
         shape: shape of what is dropped from.
         live: whether a pass drops anything there.
     """

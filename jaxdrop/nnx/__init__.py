@@ -1,25 +1,39 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
+from jaxdrop.nnx._alpha_dropout import AlphaDropout as AlphaDropout
+from jaxdrop.nnx._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.nnx._attention_dropout import AttentionDropout as AttentionDropout
+from jaxdrop.nnx._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.nnx._drop_block import DropBlock as DropBlock
 from jaxdrop.nnx._drop_head import DropHead as DropHead
 from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._embedding_dropout import EmbeddingDropout as EmbeddingDropout
+from jaxdrop.nnx._gaussian_dropout import GaussianDropout as GaussianDropout
+from jaxdrop.nnx._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
+from jaxdrop.nnx._variational_gaussian_dropout import (
+    VariationalGaussianDropout as VariationalGaussianDropout,
+)
 
 __all__ = [
+    "AlphaDropout",
     "AttentionDropout",
+    "ConcreteDropout",
     "DropBlock",
     "DropHead",
     "DropPath",
     "Dropout",
     "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
+    "VariationalGaussianDropout",
     "replace_dropout",
 ]

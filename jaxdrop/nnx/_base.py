@@ -12,7 +12,8 @@ class Dropper(nnx.Module):
     """A module with a rate and a stream of keys of its own, forked from the given one."""
 
     def __init__(self, rate, rng_collection, rngs):
-        self.rate = rate
+        if rate is not None:  # otherwise the class says what its rate is
+            self.rate = rate
         self.rng_collection = rng_collection
         if isinstance(rngs, nnx.Rngs):
             self.rngs = rngs[rng_collection].fork()

@@ -1,0 +1,72 @@
+"""Multiplicative Gaussian noise in place of a mask."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_axes, check_flag, draws, shared_shape
+from jaxdrop.functional._perturb import perturb
+from jaxdrop.masks import _mask, _noise, _rate
+
+
+def gaussian_dropout(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    broadcast_dims: Sequence[int] = (),
+) -> jax.Array:
+    """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
+
+    The noise is N(1, rate / (1 - rate)), in float32 and the same for every dtype of ``x``; the mean
+    over keys is ``x``. The variance has no bound as the rate goes to 1: at 1 itself the result is
+    zeros, as of `dropout`. Nothing but the key is kept for the backward pass. The rate has no
+    gradient; `variational_gaussian_dropout` learns one.
+
+    Args:
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
+        x: floating or complex array of any shape.
+        rate: rate of the dropout with the same variance, in [0, 1]; may be traced; a scalar, or
+            an array that broadcasts to the shape of ``x`` (with 1 on the ``broadcast_dims``).
+        deterministic: if true, returns ``x``; may be traced.
+        broadcast_dims: axes that share their noise.
+
+    Returns:
+        Array with the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: as `dropout`.
+        ValueError: as `dropout`.
+
+    Example:
+        >>> y = gaussian_dropout(jax.random.key(0), jnp.ones(10_000), 0.2)
+        >>> [round(float(v), 1) for v in (y.mean(), y.std())]
+        [1.0, 0.5]
+
+    References:
+        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+        2014, section 10.
+    """
+    x = _mask.check_array(x)
+    rate = _rate.check_rate(rate)
+    shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
+    _mask.check_broadcast(rate, shape, of="noise")
+    flag = check_flag(deterministic)
+    if not draws(rate, flag):
+        return x if flag is True or rate == 0.0 else jnp.zeros_like(x)
+    return perturb(key, x, (rate,), shape, deterministic=flag, draw=_noise.normal, apply=_apply)
+
+
+def _apply(noise, x, rate):
+    rate = lax.stop_gradient(rate)
+    everything = rate == 1
+    some = jnp.where(everything, 0, rate)
+    factor = 1 + jnp.sqrt(some / (1 - some)) * noise
+    # Multiplying by 1 may still flush a denormal: at rate 0 the result is x, bit for bit.
+    y = jnp.where(factor == 1, x, x * factor.astype(x.dtype))
+    return jnp.where(everything, jnp.zeros((), x.dtype), y)

@@ -1,0 +1,86 @@
+"""Dropout whose rate is learned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdrop import functional
+from jaxdrop.functional import _concrete_dropout
+from jaxdrop.nnx._base import Switchable
+
+
+class ConcreteDropout(Switchable):
+    """Drops entries softly, at a rate that is a parameter and learned with the others.
+
+    The parameter ``rate_logit`` is a float32 scalar. The loss needs `regularizer` of each layer::
+
+        loss = mean_loss(model(x)) + model.dropout.regularizer(
+            [model.linear.kernel, model.linear.bias],  # what the dropped array enters
+            num_features=model.linear.in_features,
+            weight_decay=weight_decay,
+            entropy_weight=entropy_weight,
+        )
+
+    See `jaxdrop.concrete_regularizer` for both weights.
+
+    Args:
+        init_rate: rate that learning starts from, in (0, 1).
+        temperature: how soft the decisions are, above 0.
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = ConcreteDropout(rngs=nnx.Rngs(0))
+        >>> round(float(jax.nn.sigmoid(layer.rate_logit[...])), 4)
+        0.1
+
+    References:
+        Gal, Hron & Kendall, "Concrete dropout", 2017.
+    """
+
+    rate = None  # known to the parameters alone
+
+    def __init__(
+        self,
+        init_rate: float = 0.1,
+        *,
+        temperature: float = 0.1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(None, deterministic, rng_collection, rngs)
+        self.rate_logit = nnx.Param(jnp.float32(_concrete_dropout.logit_of(init_rate)))
+        self.temperature = temperature
+
+    def drop(self, key, inputs, deterministic):
+        return functional.concrete_dropout(
+            key,
+            inputs,
+            self.rate_logit[...],
+            deterministic=deterministic,
+            temperature=self.temperature,
+        )
+
+    def regularizer(self, weights: Any, *, num_features, weight_decay, entropy_weight) -> jax.Array:
+        """`jaxdrop.concrete_regularizer` at the rate of this layer.
+
+        Args:
+            weights: array, parameter or pytree of them: those that the dropped array enters.
+            num_features: how many features are dropped from.
+            weight_decay: weight of their squares.
+            entropy_weight: weight of the negative entropy.
+
+        Returns:
+            float32 scalar, to be added to the loss.
+        """
+        return functional.concrete_regularizer(
+            self.rate_logit[...],
+            weights,
+            num_features=num_features,
+            weight_decay=weight_decay,
+            entropy_weight=entropy_weight,
+        )
