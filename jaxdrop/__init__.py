@@ -20,6 +20,7 @@ from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
+from jaxdrop.functional import zoneout as zoneout
 
 __all__ = [
     "dropout",
@@ -33,4 +34,5 @@ __all__ = [
     "spatial_dropout",
     "uncertainty",
     "variational_dropout",
+    "zoneout",
 ]

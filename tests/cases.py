@@ -53,6 +53,15 @@ class Case(NamedTuple):
         return self.fn(key, x, rate, deterministic=deterministic, **self.kwargs)
 
 
+def _zoneout(key, x, rate, *, deterministic=False):
+    """From a state of zeros, so that 0 means the old value; at a rate of 0 while deterministic."""
+    if isinstance(deterministic, jax.Array):
+        rate = jnp.where(deterministic, np.float32(0), rate)
+    elif deterministic:
+        rate = 0.0
+    return functional.zoneout(key, np.zeros(x.shape, x.dtype), x, rate)
+
+
 _F = functional
 # fmt: off
 CASES = (
@@ -68,6 +77,7 @@ CASES = (
     Case("variational", _F.variational_dropout, (16, 7, 64), (16, 1, 64)),
     Case("variational_time_major", _F.variational_dropout, (7, 16, 64), (1, 16, 64),
          {"time_axis": 0}),
+    Case("zoneout", _zoneout, (64, 40), (64, 40), survivor=lambda x, rate, keep: x),
 )
 # fmt: on
 

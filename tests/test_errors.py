@@ -117,6 +117,26 @@ _BAD = {
         ValueError,
         r"time_axis: expected an axis in \[-1, 1\) .* got 1",
     ),
+    "states of two shapes": (
+        lambda: jaxdrop.zoneout(_key(), _X, _X[0], 0.5),
+        ValueError,
+        r"shape of h_old, \(4, 6\), got \(6,\); pass",
+    ),
+    "states of two dtypes": (
+        lambda: jaxdrop.zoneout(_key(), _X, _X.astype(jnp.bfloat16), 0.5),
+        TypeError,
+        "dtype of h_old, float32, got bfloat16; cast",
+    ),
+    "state integer": (
+        lambda: jaxdrop.zoneout(_key(), jnp.arange(6), _X, 0.5),
+        TypeError,
+        "h_old: expected a floating .* got dtype int32; cast",
+    ),
+    "rates of the mean": (
+        lambda: jaxdrop.zoneout(None, _X, _X, jnp.full(5, 0.1), deterministic=True),
+        ValueError,
+        r"\(4, 6\), got \(5,\); entries",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

@@ -4,5 +4,12 @@ from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
+from jaxdrop.functional._zoneout import zoneout as zoneout
 
-__all__ = ["dropout", "mc_dropout", "spatial_dropout", "variational_dropout"]
+__all__ = [
+    "dropout",
+    "mc_dropout",
+    "spatial_dropout",
+    "variational_dropout",
+    "zoneout",
+]

@@ -5,11 +5,13 @@ from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
+from jaxdrop.linen._zoneout import Zoneout as Zoneout
 
 __all__ = [
     "Dropout",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
+    "Zoneout",
     "replace_dropout",
 ]

@@ -5,11 +5,13 @@ from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
+from jaxdrop.nnx._zoneout import Zoneout as Zoneout
 
 __all__ = [
     "Dropout",
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
+    "Zoneout",
     "replace_dropout",
 ]
