@@ -53,6 +53,19 @@ class Case(NamedTuple):
         return self.fn(key, x, rate, deterministic=deterministic, **self.kwargs)
 
 
+def _drop_connect(key, x, rate, *, deterministic=False):
+    """The second of two leaves, the first of which stays."""
+    params = {"bias": np.zeros(3), "kernel": x}
+    where = lambda path, leaf: path == ("kernel",)  # noqa: E731
+    dropped = functional.drop_connect(key, params, rate, deterministic=deterministic, where=where)
+    return dropped["kernel"]
+
+
+def _keep_second_leaf(key_words, rate, mask_shape):
+    keys = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key_words)), 2)
+    return reference.keep(jax.random.key_data(keys[1]), rate, mask_shape)
+
+
 def _zoneout(key, x, rate, *, deterministic=False):
     """From a state of zeros, so that 0 means the old value; at a rate of 0 while deterministic."""
     if isinstance(deterministic, jax.Array):
@@ -77,6 +90,7 @@ CASES = (
     Case("variational", _F.variational_dropout, (16, 7, 64), (16, 1, 64)),
     Case("variational_time_major", _F.variational_dropout, (7, 16, 64), (1, 16, 64),
          {"time_axis": 0}),
+    Case("drop_connect", _drop_connect, (64, 40), (64, 40), keep=_keep_second_leaf),
     Case("zoneout", _zoneout, (64, 40), (64, 40), survivor=lambda x, rate, keep: x),
 )
 # fmt: on

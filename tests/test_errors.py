@@ -137,6 +137,23 @@ _BAD = {
         ValueError,
         r"\(4, 6\), got \(5,\); entries",
     ),
+    "no weight chosen": (
+        lambda: jaxdrop.drop_connect(_key(), {"w": _X, "b": _X}, 0.5, where=lambda *_: False),
+        ValueError,
+        r"one leaf or more, got none of \[\('b',\), \('w',\)\]; compare",
+    ),
+    "no floating weight": (
+        lambda: jaxdrop.drop_connect(_key(), [jnp.arange(3)], 0.5),
+        ValueError,
+        r"one leaf or more, got none of \[\(0,\)\]; compare",
+    ),
+    "integer weight chosen": (
+        lambda: jaxdrop.drop_connect(
+            _key(), {"w": _X, "n": jnp.arange(3), "f": 1.5}, 0.5, where=lambda *_: True
+        ),
+        TypeError,
+        r"got \[\(\('f',\), 'float'\), \(\('n',\), dtype\('int32'\)\)\]; leave",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

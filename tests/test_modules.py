@@ -25,9 +25,9 @@ ROWS = {
 }
 COMMON = ("key", "rate", "deterministic")
 # What a function works on, where that is not called x.
-INPUTS = {"zoneout": ("h_old", "h_new")}
+INPUTS = {"drop_connect": ("params",), "zoneout": ("h_old", "h_new")}
 # Functions whose classes are called another way: the same is checked in a file of their own.
-OWN_TESTS = {"zoneout"}
+OWN_TESTS = {"drop_connect", "zoneout"}
 # Functions that are no layers.
 NOT_LAYERS: set[str] = set()
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}
@@ -79,12 +79,13 @@ def test_row_leaves_no_argument_at_its_default(name):
 @each_layer
 def test_parameters_of_a_class_are_those_of_its_function(floor, name):
     cls = getattr(floor, class_name(name))
-    own = parameters(getattr(functional, name), *INPUTS.get(name, "x"), *COMMON)
+    own = parameters(getattr(functional, name), *INPUTS.get(name, ("x",)), *COMMON)
     common = parameters(FLAX[floor].__init__, "broadcast_dims")
     if name == "mc_dropout":
         common["deterministic"] = False  # on, unless a flag of its own says otherwise
     rate, *rest = common.items()
-    assert list(parameters(cls.__init__).items()) == [rate, *own.items(), *rest]
+    found = parameters(cls.__init__, "layer")  # which a class wraps in place of an input
+    assert list(found.items()) == [rate, *own.items(), *rest]
 
 
 @each_floor

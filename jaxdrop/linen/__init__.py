@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
+from jaxdrop.linen._drop_connect import DropConnect as DropConnect
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
@@ -8,6 +9,7 @@ from jaxdrop.linen._variational_dropout import VariationalDropout as Variational
 from jaxdrop.linen._zoneout import Zoneout as Zoneout
 
 __all__ = [
+    "DropConnect",
     "Dropout",
     "MCDropout",
     "SpatialDropout",

@@ -1,5 +1,6 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
+from jaxdrop.nnx._drop_connect import DropConnect as DropConnect
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
@@ -8,6 +9,7 @@ from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDr
 from jaxdrop.nnx._zoneout import Zoneout as Zoneout
 
 __all__ = [
+    "DropConnect",
     "Dropout",
     "MCDropout",
     "SpatialDropout",
