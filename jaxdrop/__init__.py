@@ -21,6 +21,7 @@ from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
+from jaxdrop.functional import word_dropout as word_dropout
 from jaxdrop.functional import zoneout as zoneout
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "spatial_dropout",
     "uncertainty",
     "variational_dropout",
+    "word_dropout",
     "zoneout",
 ]

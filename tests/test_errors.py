@@ -154,6 +154,36 @@ _BAD = {
         TypeError,
         r"got \[\(\('f',\), 'float'\), \(\('n',\), dtype\('int32'\)\)\]; leave",
     ),
+    "tokens floating": (
+        lambda: jaxdrop.word_dropout(_key(), _X, 0.5, unknown_id=1),
+        TypeError,
+        "an integer array .* got dtype float32; drop words before",
+    ),
+    "tokens bool": (
+        lambda: jaxdrop.word_dropout(_key(), _X > 0, 0.5, unknown_id=1),
+        TypeError,
+        "an integer array .* got dtype bool; drop words before",
+    ),
+    "unknown token bool": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6), 0.5, unknown_id=True),
+        TypeError,
+        "unknown_id: expected an integer, got True; write",
+    ),
+    "unknown token floating": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6), 0.5, unknown_id=1.0),
+        TypeError,
+        "unknown_id: expected an integer, got 1.0; write",
+    ),
+    "unknown token too large": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6, dtype=jnp.uint8), 0.5, unknown_id=256),
+        ValueError,
+        r"that uint8 holds, in \[0, 255\], got 256; choose",
+    ),
+    "unknown token negative": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6, dtype=jnp.uint8), 0.5, unknown_id=-1),
+        ValueError,
+        r"that uint8 holds, in \[0, 255\], got -1; choose",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

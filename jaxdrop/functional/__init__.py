@@ -5,6 +5,7 @@ from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
+from jaxdrop.functional._word_dropout import word_dropout as word_dropout
 from jaxdrop.functional._zoneout import zoneout as zoneout
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "mc_dropout",
     "spatial_dropout",
     "variational_dropout",
+    "word_dropout",
     "zoneout",
 ]

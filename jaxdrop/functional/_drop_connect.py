@@ -69,7 +69,7 @@ def drop_connect(
     chosen = _chosen([(_names(path), leaf) for path, leaf in leaves], where)
     if flag is True or (isinstance(rate, float) and rate == 0.0):
         return params
-    keys = [None] * len(leaves)
+    keys: Any = [None] * len(leaves)
     if draws(rate, flag):
         _keys.check_key(key)
         keys = jax.random.split(_keys.typed(key), len(leaves))

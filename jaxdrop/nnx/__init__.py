@@ -6,6 +6,7 @@ from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
+from jaxdrop.nnx._word_dropout import WordDropout as WordDropout
 from jaxdrop.nnx._zoneout import Zoneout as Zoneout
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "MCDropout",
     "SpatialDropout",
     "VariationalDropout",
+    "WordDropout",
     "Zoneout",
     "replace_dropout",
 ]
