@@ -20,6 +20,7 @@ from jaxdrop.functional import drop_connect as drop_connect
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
+from jaxdrop.functional import token_dropout as token_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
 from jaxdrop.functional import word_dropout as word_dropout
 from jaxdrop.functional import zoneout as zoneout
@@ -35,6 +36,7 @@ __all__ = [
     "nnx",
     "plots",
     "spatial_dropout",
+    "token_dropout",
     "uncertainty",
     "variational_dropout",
     "word_dropout",

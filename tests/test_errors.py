@@ -23,6 +23,10 @@ def _dropout(key=None, x=_X, rate=0.5, **options):
     return jaxdrop.dropout(_key() if key is None else key, x, rate, **options)
 
 
+def _tokens(rate=0.5, x=_X[None], **options):
+    return jaxdrop.token_dropout(_key(), x, rate, **options)
+
+
 def _predict(**options):
     fn = lambda key, x: jaxdrop.dropout(key, x, 0.5)  # noqa: E731
     return mc.predict(fn, _key(), _X, **options)
@@ -183,6 +187,35 @@ _BAD = {
         lambda: jaxdrop.word_dropout(_key(), jnp.arange(6, dtype=jnp.uint8), 0.5, unknown_id=-1),
         ValueError,
         r"that uint8 holds, in \[0, 255\], got -1; choose",
+    ),
+    "share of tokens traced": (
+        lambda: jax.jit(_tokens)(0.5),
+        TypeError,
+        "a Python number, since .* a shape, got .*; mark it static",
+    ),
+    "share of tokens array": (
+        lambda: _tokens(jnp.float32(0.5)),
+        TypeError,
+        "a Python number, since .* a shape, got .*; mark it static",
+    ),
+    "share of tokens above 1": (lambda: _tokens(1.5), ValueError, r"in \[0, 1\], got 1.5; a keep"),
+    "share of tokens bool": (lambda: _tokens(True), TypeError, "real number in .* got True; write"),
+    "flag of tokens traced": (
+        lambda: jax.jit(lambda flag: _tokens(deterministic=flag))(True),
+        TypeError,
+        "True or False, since .* a shape, got .*; mark it static",
+    ),
+    "tokens of rank 2": (lambda: _tokens(x=_X), ValueError, r"\(B, L, D\), got \(4, 6\); merge"),
+    "no token left": (lambda: _tokens(1.0), ValueError, "leaves a token, got 1.0 for 4 .*; lower"),
+    "prefix too long": (
+        lambda: _tokens(num_prefix_tokens=7),
+        ValueError,
+        r"an integer in \[0, 4\], the tokens of x, got 7; count",
+    ),
+    "prefix floating": (
+        lambda: _tokens(num_prefix_tokens=1.0),
+        TypeError,
+        "num_prefix_tokens: expected an integer, got 1.0; write",
     ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),

@@ -27,7 +27,7 @@ COMMON = ("key", "rate", "deterministic")
 # What a function works on, where that is not called x.
 INPUTS = {"drop_connect": ("params",), "zoneout": ("h_old", "h_new")}
 # Functions whose classes are called another way: the same is checked in a file of their own.
-OWN_TESTS = {"drop_connect", "word_dropout", "zoneout"}
+OWN_TESTS = {"drop_connect", "token_dropout", "word_dropout", "zoneout"}
 # Functions that are no layers.
 NOT_LAYERS: set[str] = set()
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}

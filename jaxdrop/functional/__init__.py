@@ -4,6 +4,7 @@ from jaxdrop.functional._drop_connect import drop_connect as drop_connect
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
+from jaxdrop.functional._token_dropout import token_dropout as token_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 from jaxdrop.functional._word_dropout import word_dropout as word_dropout
 from jaxdrop.functional._zoneout import zoneout as zoneout
@@ -13,6 +14,7 @@ __all__ = [
     "dropout",
     "mc_dropout",
     "spatial_dropout",
+    "token_dropout",
     "variational_dropout",
     "word_dropout",
     "zoneout",

@@ -69,10 +69,10 @@ def drop_connect(
     chosen = _chosen([(_names(path), leaf) for path, leaf in leaves], where)
     if flag is True or (isinstance(rate, float) and rate == 0.0):
         return params
-    keys: Any = [None] * len(leaves)
+    keys = [None] * len(leaves)
     if draws(rate, flag):
         _keys.check_key(key)
-        keys = jax.random.split(_keys.typed(key), len(leaves))
+        keys = jax.random.split(_keys.typed(key), len(leaves))  # pyright: ignore
     return structure.unflatten(
         dropout(keys[i], leaf, rate, deterministic=flag) if chosen[i] else leaf
         for i, (_, leaf) in enumerate(leaves)

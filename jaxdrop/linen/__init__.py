@@ -5,6 +5,7 @@ from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.linen._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
 from jaxdrop.linen._word_dropout import WordDropout as WordDropout
 from jaxdrop.linen._zoneout import Zoneout as Zoneout
@@ -14,6 +15,7 @@ __all__ = [
     "Dropout",
     "MCDropout",
     "SpatialDropout",
+    "TokenDropout",
     "VariationalDropout",
     "WordDropout",
     "Zoneout",

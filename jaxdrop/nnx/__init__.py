@@ -5,6 +5,7 @@ from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.nnx._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
 from jaxdrop.nnx._word_dropout import WordDropout as WordDropout
 from jaxdrop.nnx._zoneout import Zoneout as Zoneout
@@ -14,6 +15,7 @@ __all__ = [
     "Dropout",
     "MCDropout",
     "SpatialDropout",
+    "TokenDropout",
     "VariationalDropout",
     "WordDropout",
     "Zoneout",
