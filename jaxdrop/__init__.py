@@ -17,6 +17,7 @@ from jaxdrop import nnx as nnx
 from jaxdrop import plots as plots
 from jaxdrop import uncertainty as uncertainty
 from jaxdrop.functional import drop_connect as drop_connect
+from jaxdrop.functional import drop_key as drop_key
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import spatial_dropout as spatial_dropout
@@ -27,6 +28,7 @@ from jaxdrop.functional import zoneout as zoneout
 
 __all__ = [
     "drop_connect",
+    "drop_key",
     "dropout",
     "functional",
     "linen",

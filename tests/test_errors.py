@@ -217,6 +217,16 @@ _BAD = {
         TypeError,
         "num_prefix_tokens: expected an integer, got 1.0; write",
     ),
+    "logits complex": (
+        lambda: jaxdrop.drop_key(_key(), _X.astype(complex), 0.5),
+        TypeError,
+        "floating logits, got dtype complex64; pass",
+    ),
+    "logits of rank 1": (
+        lambda: jaxdrop.drop_key(_key(), _X[0], 0.5),
+        ValueError,
+        r"shape \(..., Q, K\), got \(6,\); for a single query",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

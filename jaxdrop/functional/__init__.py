@@ -1,6 +1,7 @@
 """Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
 from jaxdrop.functional._drop_connect import drop_connect as drop_connect
+from jaxdrop.functional._drop_key import drop_key as drop_key
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
@@ -11,6 +12,7 @@ from jaxdrop.functional._zoneout import zoneout as zoneout
 
 __all__ = [
     "drop_connect",
+    "drop_key",
     "dropout",
     "mc_dropout",
     "spatial_dropout",

@@ -1,6 +1,7 @@
 """Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
 
 from jaxdrop.linen._drop_connect import DropConnect as DropConnect
+from jaxdrop.linen._drop_key import DropKey as DropKey
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
@@ -12,6 +13,7 @@ from jaxdrop.linen._zoneout import Zoneout as Zoneout
 
 __all__ = [
     "DropConnect",
+    "DropKey",
     "Dropout",
     "MCDropout",
     "SpatialDropout",

@@ -1,6 +1,7 @@
 """Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
 
 from jaxdrop.nnx._drop_connect import DropConnect as DropConnect
+from jaxdrop.nnx._drop_key import DropKey as DropKey
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
@@ -12,6 +13,7 @@ from jaxdrop.nnx._zoneout import Zoneout as Zoneout
 
 __all__ = [
     "DropConnect",
+    "DropKey",
     "Dropout",
     "MCDropout",
     "SpatialDropout",
