@@ -20,6 +20,8 @@ from jaxdrop.functional import drop_connect as drop_connect
 from jaxdrop.functional import drop_key as drop_key
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import mc_dropout as mc_dropout
+from jaxdrop.functional import multi_sample_loss as multi_sample_loss
+from jaxdrop.functional import r_drop_loss as r_drop_loss
 from jaxdrop.functional import spatial_dropout as spatial_dropout
 from jaxdrop.functional import token_dropout as token_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
@@ -35,8 +37,10 @@ __all__ = [
     "masks",
     "mc",
     "mc_dropout",
+    "multi_sample_loss",
     "nnx",
     "plots",
+    "r_drop_loss",
     "spatial_dropout",
     "token_dropout",
     "uncertainty",

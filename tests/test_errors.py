@@ -227,6 +227,46 @@ _BAD = {
         ValueError,
         r"shape \(..., Q, K\), got \(6,\); for a single query",
     ),
+    "labels floating": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, _X[:, 0]),
+        TypeError,
+        "labels: expected an integer array .* got dtype float32; for one-hot",
+    ),
+    "labels of the shape of the logits": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, _X.astype(int)),
+        ValueError,
+        r"without their last axis, \(4,\), got \(4, 6\); pass",
+    ),
+    "logits of two shapes": (
+        lambda: jaxdrop.r_drop_loss(_X, _X[0], jnp.arange(4)),
+        ValueError,
+        r"shape of first_logits, .* got \(6,\) beside \(4, 6\); take",
+    ),
+    "logits of two dtypes": (
+        lambda: jaxdrop.r_drop_loss(_X, _X.astype(jnp.bfloat16), jnp.arange(4)),
+        TypeError,
+        "dtype of first_logits, .* got bfloat16 beside float32; take",
+    ),
+    "logits integer": (
+        lambda: jaxdrop.r_drop_loss(_X.astype(int), _X, jnp.arange(4)),
+        TypeError,
+        "first_logits: expected a floating .* got dtype int32; cast",
+    ),
+    "no samples of a loss": (
+        lambda: jaxdrop.multi_sample_loss(lambda key: 0.0, _key(), num_samples=0),
+        ValueError,
+        "num_samples: expected at least 1, got 0; write",
+    ),
+    "samples of a loss floating": (
+        lambda: jaxdrop.multi_sample_loss(lambda key: 0.0, _key(), num_samples=2.0),
+        TypeError,
+        "num_samples: expected an integer, got 2.0; write",
+    ),
+    "key of a loss": (
+        lambda: jaxdrop.multi_sample_loss(lambda key: 0.0, 0),
+        TypeError,
+        "one PRNG key, got 0 .* write",
+    ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),
         ValueError,

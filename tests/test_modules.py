@@ -30,7 +30,7 @@ INPUTS = {"drop_connect": ("params",), "zoneout": ("h_old", "h_new")}
 # Functions whose classes are called another way: the same is checked in a file of their own.
 OWN_TESTS = {"drop_connect", "token_dropout", "word_dropout", "zoneout"}
 # Functions that are no layers.
-NOT_LAYERS: set[str] = set()
+NOT_LAYERS = {"multi_sample_loss", "r_drop_loss"}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}
 
 LAYERS = [name for name in functional.__all__ if name not in NOT_LAYERS]
