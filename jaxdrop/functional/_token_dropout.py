@@ -104,8 +104,20 @@ def _thin(key, x, *, num_drawn, prefix, ordered):
     if num_drawn:
         drawn = _subset(key, x, num_drawn, prefix, ordered)
         indices = jnp.concatenate([indices, drawn], axis=1)
-    kept = jnp.take_along_axis(x, indices[..., None], axis=1, mode="promise_in_bounds")
-    return Tokens(kept, indices)
+    return Tokens(_gather(x, indices), indices)
+
+
+def _gather(x, indices):
+    """The tokens at ``indices``, sharded like ``x`` in all but the sequence."""
+
+    def gather(x, indices):
+        return jnp.take_along_axis(x, indices[..., None], axis=1, mode="promise_in_bounds")
+
+    sharding = _sharding.mask_sharding(x, (x.shape[0], 1, x.shape[2]))
+    if sharding is None:
+        return gather(x, indices)
+    # By XLA: on the newest jax, an explicit gather loses the sharding in its transpose.
+    return jax.sharding.auto_axes(gather, out_sharding=sharding)(x, indices)  # pyright: ignore
 
 
 def _subset(key, x, num_drawn, prefix, ordered):
