@@ -21,7 +21,9 @@ from jaxdrop.functional import attention_dropout as attention_dropout
 from jaxdrop.functional import concrete_dropout as concrete_dropout
 from jaxdrop.functional import concrete_regularizer as concrete_regularizer
 from jaxdrop.functional import drop_block as drop_block
+from jaxdrop.functional import drop_connect as drop_connect
 from jaxdrop.functional import drop_head as drop_head
+from jaxdrop.functional import drop_key as drop_key
 from jaxdrop.functional import drop_path as drop_path
 from jaxdrop.functional import drop_path_rates as drop_path_rates
 from jaxdrop.functional import dropout as dropout
@@ -30,11 +32,16 @@ from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional import gaussian_dropout as gaussian_dropout
 from jaxdrop.functional import gaussian_noise as gaussian_noise
 from jaxdrop.functional import mc_dropout as mc_dropout
+from jaxdrop.functional import multi_sample_loss as multi_sample_loss
+from jaxdrop.functional import r_drop_loss as r_drop_loss
 from jaxdrop.functional import spatial_dropout as spatial_dropout
+from jaxdrop.functional import token_dropout as token_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
 from jaxdrop.functional import variational_gaussian_dropout as variational_gaussian_dropout
 from jaxdrop.functional import variational_gaussian_kl as variational_gaussian_kl
 from jaxdrop.functional import variational_gaussian_pruned as variational_gaussian_pruned
+from jaxdrop.functional import word_dropout as word_dropout
+from jaxdrop.functional import zoneout as zoneout
 
 __all__ = [
     "alpha_dropout",
@@ -42,7 +49,9 @@ __all__ = [
     "concrete_dropout",
     "concrete_regularizer",
     "drop_block",
+    "drop_connect",
     "drop_head",
+    "drop_key",
     "drop_path",
     "drop_path_rates",
     "dropout",
@@ -55,12 +64,17 @@ __all__ = [
     "masks",
     "mc",
     "mc_dropout",
+    "multi_sample_loss",
     "nnx",
     "plots",
+    "r_drop_loss",
     "spatial_dropout",
+    "token_dropout",
     "uncertainty",
     "variational_dropout",
     "variational_gaussian_dropout",
     "variational_gaussian_kl",
     "variational_gaussian_pruned",
+    "word_dropout",
+    "zoneout",
 ]

@@ -79,6 +79,28 @@ def _blocks(name, shape, block, **kwargs):
     )
 
 
+def _drop_connect(key, x, rate, *, deterministic=False):
+    """The second of two leaves, the first of which stays."""
+    params = {"bias": np.zeros(3), "kernel": x}
+    where = lambda path, leaf: path == ("kernel",)  # noqa: E731
+    dropped = functional.drop_connect(key, params, rate, deterministic=deterministic, where=where)
+    return dropped["kernel"]
+
+
+def _keep_second_leaf(key_words, rate, mask_shape):
+    keys = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key_words)), 2)
+    return reference.keep(jax.random.key_data(keys[1]), rate, mask_shape)
+
+
+def _zoneout(key, x, rate, *, deterministic=False):
+    """From a state of zeros, so that 0 means the old value; at a rate of 0 while deterministic."""
+    if isinstance(deterministic, jax.Array):
+        rate = jnp.where(deterministic, np.float32(0), rate)
+    elif deterministic:
+        rate = 0.0
+    return functional.zoneout(key, np.zeros(x.shape, x.dtype), x, rate)
+
+
 _F = functional
 # fmt: off
 CASES = (
@@ -113,6 +135,8 @@ CASES = (
     Case("alpha", _F.alpha_dropout, (64, 40), (64, 40), **reference.ALPHA),
     Case("feature_alpha", _F.feature_alpha_dropout, (8, 32, 3, 4), (8, 32, 1, 1),
          {"channel_axis": 1}, **reference.ALPHA),
+    Case("drop_connect", _drop_connect, (64, 40), (64, 40), keep=_keep_second_leaf),
+    Case("zoneout", _zoneout, (64, 40), (64, 40), survivor=lambda x, rate, keep: x),
 )
 # fmt: on
 

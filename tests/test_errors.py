@@ -27,6 +27,10 @@ def _noise(stddev):
     return jaxdrop.gaussian_noise(_key(), _X, stddev)
 
 
+def _tokens(rate=0.5, x=_X[None], **options):
+    return jaxdrop.token_dropout(_key(), x, rate, **options)
+
+
 def _predict(**options):
     fn = lambda key, x: jaxdrop.dropout(key, x, 0.5)  # noqa: E731
     return mc.predict(fn, _key(), _X, **options)
@@ -211,6 +215,7 @@ _BAD = {
         lambda: jaxdrop.attention_dropout(_key(), jnp.ones(4), 0.5, deterministic=True),
         ValueError,
         r"of shape \(..., H, Q, K\), got shape \(4,\); .* use dropout",
+    ),
     "maps in a vector": (
         lambda: jaxdrop.feature_alpha_dropout(_key(), jnp.ones(4), 0.5),
         ValueError,
@@ -322,6 +327,152 @@ _BAD = {
         lambda: jaxdrop.variational_gaussian_pruned(np.array([0.0, np.nan])),
         ValueError,
         r"log_alpha: .* in \(-inf, inf\), got \[ 0. nan\]; a variance alpha",
+    ),
+    "states of two shapes": (
+        lambda: jaxdrop.zoneout(_key(), _X, _X[0], 0.5),
+        ValueError,
+        r"shape of h_old, \(4, 6\), got \(6,\); pass",
+    ),
+    "states of two dtypes": (
+        lambda: jaxdrop.zoneout(_key(), _X, _X.astype(jnp.bfloat16), 0.5),
+        TypeError,
+        "dtype of h_old, float32, got bfloat16; cast",
+    ),
+    "state integer": (
+        lambda: jaxdrop.zoneout(_key(), jnp.arange(6), _X, 0.5),
+        TypeError,
+        "h_old: expected a floating .* got dtype int32; cast",
+    ),
+    "rates of the mean": (
+        lambda: jaxdrop.zoneout(None, _X, _X, jnp.full(5, 0.1), deterministic=True),
+        ValueError,
+        r"\(4, 6\), got \(5,\); entries",
+    ),
+    "no weight chosen": (
+        lambda: jaxdrop.drop_connect(_key(), {"w": _X, "b": _X}, 0.5, where=lambda *_: False),
+        ValueError,
+        r"one leaf or more, got none of \[\('b',\), \('w',\)\]; compare",
+    ),
+    "no floating weight": (
+        lambda: jaxdrop.drop_connect(_key(), [jnp.arange(3)], 0.5),
+        ValueError,
+        r"one leaf or more, got none of \[\(0,\)\]; compare",
+    ),
+    "integer weight chosen": (
+        lambda: jaxdrop.drop_connect(
+            _key(), {"w": _X, "n": jnp.arange(3), "f": 1.5}, 0.5, where=lambda *_: True
+        ),
+        TypeError,
+        r"got \[\(\('f',\), 'float'\), \(\('n',\), dtype\('int32'\)\)\]; leave",
+    ),
+    "tokens floating": (
+        lambda: jaxdrop.word_dropout(_key(), _X, 0.5, unknown_id=1),
+        TypeError,
+        "an integer array .* got dtype float32; drop words before",
+    ),
+    "tokens bool": (
+        lambda: jaxdrop.word_dropout(_key(), _X > 0, 0.5, unknown_id=1),
+        TypeError,
+        "an integer array .* got dtype bool; drop words before",
+    ),
+    "unknown token bool": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6), 0.5, unknown_id=True),
+        TypeError,
+        "unknown_id: expected an integer, got True; write",
+    ),
+    "unknown token floating": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6), 0.5, unknown_id=1.0),
+        TypeError,
+        "unknown_id: expected an integer, got 1.0; write",
+    ),
+    "unknown token too large": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6, dtype=jnp.uint8), 0.5, unknown_id=256),
+        ValueError,
+        r"that uint8 holds, in \[0, 255\], got 256; choose",
+    ),
+    "unknown token negative": (
+        lambda: jaxdrop.word_dropout(_key(), jnp.arange(6, dtype=jnp.uint8), 0.5, unknown_id=-1),
+        ValueError,
+        r"that uint8 holds, in \[0, 255\], got -1; choose",
+    ),
+    "share of tokens traced": (
+        lambda: jax.jit(_tokens)(0.5),
+        TypeError,
+        "a Python number, since .* a shape, got .*; mark it static",
+    ),
+    "share of tokens array": (
+        lambda: _tokens(jnp.float32(0.5)),
+        TypeError,
+        "a Python number, since .* a shape, got .*; mark it static",
+    ),
+    "share of tokens above 1": (lambda: _tokens(1.5), ValueError, r"in \[0, 1\], got 1.5; a keep"),
+    "share of tokens bool": (lambda: _tokens(True), TypeError, "real number in .* got True; write"),
+    "flag of tokens traced": (
+        lambda: jax.jit(lambda flag: _tokens(deterministic=flag))(True),
+        TypeError,
+        "True or False, since .* a shape, got .*; mark it static",
+    ),
+    "tokens of rank 2": (lambda: _tokens(x=_X), ValueError, r"\(B, L, D\), got \(4, 6\); merge"),
+    "no token left": (lambda: _tokens(1.0), ValueError, "leaves a token, got 1.0 for 4 .*; lower"),
+    "prefix too long": (
+        lambda: _tokens(num_prefix_tokens=7),
+        ValueError,
+        r"an integer in \[0, 4\], the tokens of x, got 7; count",
+    ),
+    "prefix floating": (
+        lambda: _tokens(num_prefix_tokens=1.0),
+        TypeError,
+        "num_prefix_tokens: expected an integer, got 1.0; write",
+    ),
+    "logits complex": (
+        lambda: jaxdrop.drop_key(_key(), _X.astype(complex), 0.5),
+        TypeError,
+        "floating logits, got dtype complex64; pass",
+    ),
+    "logits of rank 1": (
+        lambda: jaxdrop.drop_key(_key(), _X[0], 0.5),
+        ValueError,
+        r"shape \(..., Q, K\), got \(6,\); for a single query",
+    ),
+    "labels floating": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, _X[:, 0]),
+        TypeError,
+        "labels: expected an integer array .* got dtype float32; for one-hot",
+    ),
+    "labels of the shape of the logits": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, _X.astype(int)),
+        ValueError,
+        r"without their last axis, \(4,\), got \(4, 6\); pass",
+    ),
+    "logits of two shapes": (
+        lambda: jaxdrop.r_drop_loss(_X, _X[0], jnp.arange(4)),
+        ValueError,
+        r"shape of first_logits, .* got \(6,\) beside \(4, 6\); take",
+    ),
+    "logits of two dtypes": (
+        lambda: jaxdrop.r_drop_loss(_X, _X.astype(jnp.bfloat16), jnp.arange(4)),
+        TypeError,
+        "dtype of first_logits, .* got bfloat16 beside float32; take",
+    ),
+    "logits integer": (
+        lambda: jaxdrop.r_drop_loss(_X.astype(int), _X, jnp.arange(4)),
+        TypeError,
+        "first_logits: expected a floating .* got dtype int32; cast",
+    ),
+    "no samples of a loss": (
+        lambda: jaxdrop.multi_sample_loss(lambda key: 0.0, _key(), num_samples=0),
+        ValueError,
+        "num_samples: expected at least 1, got 0; write",
+    ),
+    "samples of a loss floating": (
+        lambda: jaxdrop.multi_sample_loss(lambda key: 0.0, _key(), num_samples=2.0),
+        TypeError,
+        "num_samples: expected an integer, got 2.0; write",
+    ),
+    "key of a loss": (
+        lambda: jaxdrop.multi_sample_loss(lambda key: 0.0, 0),
+        TypeError,
+        "one PRNG key, got 0 .* write",
     ),
     "mask shape": (
         lambda: masks.sample(_key(), 0.5, (4, 5)).apply(_X),

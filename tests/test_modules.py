@@ -22,6 +22,7 @@ ROWS = {
     "drop_block": ((8, 32, 5), {"block_size": (3, 2), "channel_axis": 1, "batch_axis": None}),
     "drop_head": ((8, 32, 5, 6), {"head_axis": 1, "batch_axis": None}),
     "drop_path": ((8, 6, 40), {"mode": "batch", "batch_axis": 1}),
+    "drop_key": ((8, 2, 6, 40), {}),
     "dropout": ((8, 6, 40), {"broadcast_dims": (-2,)}),
     "embedding_dropout": ((64, 40), {}),
     "alpha_dropout": ((8, 6, 40), {}),
@@ -32,21 +33,29 @@ ROWS = {
     "spatial_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
     "variational_dropout": ((8, 16, 40), {"time_axis": 0}),
 }
-# Functions without a class, and those whose class owns parameters: test_learned_modules.py.
+# Functions that are no layers (schedules, losses, regularisers) and so have no class.
 NOT_LAYERS = {
     "concrete_regularizer",
     "drop_path_rates",
+    "multi_sample_loss",
+    "r_drop_loss",
     "variational_gaussian_kl",
     "variational_gaussian_pruned",
 }
+# Those whose class owns parameters: test_learned_modules.py.
 HAS_PARAMETERS = {"concrete_dropout", "variational_gaussian_dropout"}
-# What a function takes in place of a rate.
+# Those whose class is called another way: the same is checked in a file of their own.
+OWN_TESTS = {"drop_connect", "token_dropout", "word_dropout", "zoneout"}
+# What a function works on, where that is not called x, and what it takes in place of a rate.
+INPUTS = {"drop_connect": ("params",), "zoneout": ("h_old", "h_new")}
 LEVELS = {"gaussian_noise": "stddev"}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}
 
 LAYERS = [name for name in functional.__all__ if name not in NOT_LAYERS]
-each_layer = pytest.mark.parametrize("name", LAYERS)
-each_name = pytest.mark.parametrize("name", [n for n in LAYERS if n not in HAS_PARAMETERS])
+each_layer = pytest.mark.parametrize("name", [n for n in LAYERS if n not in HAS_PARAMETERS])
+each_name = pytest.mark.parametrize(
+    "name", [n for n in LAYERS if n not in HAS_PARAMETERS | OWN_TESTS]
+)
 each_floor = pytest.mark.parametrize("floor", FLAX, ids=["linen", "nnx"])
 
 
@@ -62,7 +71,8 @@ def parameters(function, *without):
 
 def own_parameters(name):
     function = getattr(functional, name)
-    return parameters(function, "key", "x", LEVELS.get(name, "rate"), "deterministic")
+    given = INPUTS.get(name, ("x",)), LEVELS.get(name, "rate")
+    return parameters(function, "key", *given[0], given[1], "deterministic")
 
 
 def case(name):
@@ -93,7 +103,7 @@ def test_row_leaves_no_argument_at_its_default(name):
 
 
 @each_floor
-@each_name
+@each_layer
 def test_parameters_of_a_class_are_those_of_its_function(floor, name):
     cls = getattr(floor, class_name(name))
     own = own_parameters(name)
@@ -102,7 +112,8 @@ def test_parameters_of_a_class_are_those_of_its_function(floor, name):
         common["deterministic"] = False  # on, unless a flag of its own says otherwise
     (_, default), *rest = common.items()
     level = LEVELS.get(name, "rate"), default
-    assert list(parameters(cls.__init__).items()) == [level, *own.items(), *rest]
+    found = parameters(cls.__init__, "layer")  # which a class wraps in place of an input
+    assert list(found.items()) == [level, *own.items(), *rest]
 
 
 @each_floor
@@ -153,7 +164,8 @@ def test_switched_off_a_class_is_the_identity_and_needs_no_key(name):
 @each_name
 def test_rates_0_and_1_need_no_key(name):
     _, of_linen, of_nnx, x = case(name)
-    for rate, expected in ((0, x), (1, jnp.zeros_like(x)))[: 1 if name in LEVELS else 2]:
+    last = x if name == "drop_key" else jnp.zeros_like(x)
+    for rate, expected in ((0, x), (1, last))[: 1 if name in LEVELS else 2]:
         assert_same_bits(of_linen(rate, deterministic=False).apply({}, x), expected)
         assert_same_bits(of_nnx(rate)(x), expected)
 

@@ -6,7 +6,9 @@ from jaxdrop.functional._attention_dropout import attention_dropout as attention
 from jaxdrop.functional._concrete_dropout import concrete_dropout as concrete_dropout
 from jaxdrop.functional._concrete_dropout import concrete_regularizer as concrete_regularizer
 from jaxdrop.functional._drop_block import drop_block as drop_block
+from jaxdrop.functional._drop_connect import drop_connect as drop_connect
 from jaxdrop.functional._drop_head import drop_head as drop_head
+from jaxdrop.functional._drop_key import drop_key as drop_key
 from jaxdrop.functional._drop_path import drop_path as drop_path
 from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
 from jaxdrop.functional._dropout import dropout as dropout
@@ -14,7 +16,10 @@ from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._embedding_dropout import embedding_dropout as embedding_dropout
 from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
 from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
+from jaxdrop.functional._losses import multi_sample_loss as multi_sample_loss
+from jaxdrop.functional._losses import r_drop_loss as r_drop_loss
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
+from jaxdrop.functional._token_dropout import token_dropout as token_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 from jaxdrop.functional._variational_gaussian_dropout import (
     variational_gaussian_dropout as variational_gaussian_dropout,
@@ -25,6 +30,8 @@ from jaxdrop.functional._variational_gaussian_dropout import (
 from jaxdrop.functional._variational_gaussian_dropout import (
     variational_gaussian_pruned as variational_gaussian_pruned,
 )
+from jaxdrop.functional._word_dropout import word_dropout as word_dropout
+from jaxdrop.functional._zoneout import zoneout as zoneout
 
 __all__ = [
     "alpha_dropout",
@@ -32,7 +39,9 @@ __all__ = [
     "concrete_dropout",
     "concrete_regularizer",
     "drop_block",
+    "drop_connect",
     "drop_head",
+    "drop_key",
     "drop_path",
     "drop_path_rates",
     "dropout",
@@ -41,9 +50,14 @@ __all__ = [
     "gaussian_dropout",
     "gaussian_noise",
     "mc_dropout",
+    "multi_sample_loss",
+    "r_drop_loss",
     "spatial_dropout",
+    "token_dropout",
     "variational_dropout",
     "variational_gaussian_dropout",
     "variational_gaussian_kl",
     "variational_gaussian_pruned",
+    "word_dropout",
+    "zoneout",
 ]

@@ -5,7 +5,9 @@ from jaxdrop.linen._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDrop
 from jaxdrop.linen._attention_dropout import AttentionDropout as AttentionDropout
 from jaxdrop.linen._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.linen._drop_block import DropBlock as DropBlock
+from jaxdrop.linen._drop_connect import DropConnect as DropConnect
 from jaxdrop.linen._drop_head import DropHead as DropHead
+from jaxdrop.linen._drop_key import DropKey as DropKey
 from jaxdrop.linen._drop_path import DropPath as DropPath
 from jaxdrop.linen._dropout import Dropout as Dropout
 from jaxdrop.linen._dropout import MCDropout as MCDropout
@@ -14,17 +16,22 @@ from jaxdrop.linen._gaussian_dropout import GaussianDropout as GaussianDropout
 from jaxdrop.linen._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.linen._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
 from jaxdrop.linen._variational_gaussian_dropout import (
     VariationalGaussianDropout as VariationalGaussianDropout,
 )
+from jaxdrop.linen._word_dropout import WordDropout as WordDropout
+from jaxdrop.linen._zoneout import Zoneout as Zoneout
 
 __all__ = [
     "AlphaDropout",
     "AttentionDropout",
     "ConcreteDropout",
     "DropBlock",
+    "DropConnect",
     "DropHead",
+    "DropKey",
     "DropPath",
     "Dropout",
     "EmbeddingDropout",
@@ -33,7 +40,10 @@ __all__ = [
     "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
+    "TokenDropout",
     "VariationalDropout",
     "VariationalGaussianDropout",
+    "WordDropout",
+    "Zoneout",
     "replace_dropout",
 ]

@@ -160,6 +160,16 @@ def choose(mask: Mask, kept, dropped):
     return words_only(_choose)(mask, kept, dropped)
 
 
+def poison(mask: Mask, x):
+    """``x``, and NaN where a traced rate lay outside [0, 1], since that cannot be refused.
+
+    For variants that do not scale by the keep probability, which is NaN there.
+    """
+    if not isinstance(mask.keep_prob, jax.Array):  # a rate known now, and checked
+        return x
+    return words_only(_poison)(aligned_keep_prob(mask, x), x)
+
+
 def check_array(x: Any, name: str = "x") -> jax.Array:
     """``x`` as an array, refused if its dtype is not floating or complex."""
     if not hasattr(x, "dtype"):
@@ -222,6 +232,10 @@ def _choose(mask, kept, dropped):
     if sharding is not None:
         keep = jax.sharding.reshard(keep, sharding)
     return jnp.where(_leading(keep, kept), kept, dropped)
+
+
+def _poison(keep_prob, x):
+    return jnp.where(jnp.isnan(keep_prob), jnp.full((), jnp.nan, x.dtype), x)
 
 
 def aligned_keep_prob(mask, x):

@@ -84,7 +84,7 @@ def _interceptor():
         module = context.module
         if context.method_name == "__call__":
             if isinstance(module, nn.Dropout | Dropper):
-                return _live_call(module, *args, **kwargs)
+                return _live_call(next_method, module, args, kwargs)
             attention = isinstance(module, nn.MultiHeadDotProductAttention)
             if attention and not any(module is other for other in inside):
                 inside.append(module)
@@ -97,18 +97,19 @@ def _interceptor():
     return turn_dropout_on
 
 
-def _live_call(module, inputs, deterministic=None, rng=None):
+def _live_call(next_method, module, args, kwargs):
     """The call of a dropout module that only an ``MCDropout`` of its own accord may switch off."""
-    del rng  # the key of the pass decides, not the model
+    call = inspect.signature(next_method).bind(*args, **kwargs)
+    call.apply_defaults()
+    call.arguments.pop("rng", None)  # the key of the pass decides, not the model
+    deterministic = call.arguments.pop("deterministic", None)
     flag = module.resolve(deterministic) if isinstance(module, MCDropout) else False
     live = is_live(module.rate, flag)
-    inputs = mark(inputs, module.path, type(module), module.rate, live)
-    if not live:
-        return inputs
-    key = site_key(module.make_rng(module.rng_collection), module.path)
+    inputs = mark(list(call.arguments.values()), module.path, type(module), module.rate, live)
+    key = site_key(module.make_rng(module.rng_collection), module.path) if live else None
     if isinstance(module, Dropper):
-        return module.drop(key, inputs, flag)
-    return drop_entries(module, key, inputs, flag)
+        return module.drop(key, *inputs, deterministic=flag)
+    return drop_entries(module, key, *inputs, deterministic=flag)
 
 
 def _live_attention(next_method, module, args, kwargs):

@@ -97,12 +97,12 @@ class _Live(nnx.Module):
 class _LiveDropout(_Live):
     rate: Any
 
-    def __call__(self, inputs, *, deterministic=None, rngs=None):
+    def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
         del rngs  # the key of the pass decides, not the model
         flag = self.resolve(deterministic) if isinstance(self, MCDropout) else False
         live = is_live(self.rate, flag)
-        inputs = mark(inputs, self.site_path, type(self), self.rate, live)
-        return super().__call__(inputs, deterministic=flag, rngs=self.rngs) if live else inputs
+        args, kwargs = mark((args, kwargs), self.site_path, type(self), self.rate, live)
+        return super().__call__(*args, deterministic=flag, rngs=self.rngs, **kwargs)
 
 
 class _LiveAttention(_Live):

@@ -37,11 +37,14 @@ def is_live(rate, deterministic):
 def mark(x, path, kind, rate, live):
     """``x``, with the site noted in the traced program, where the audit reads it.
 
-    The note survives jit, its cache and every transform, and compiles to nothing.
+    The note survives jit, its cache and every transform, and compiles to nothing. In a pytree, the
+    first leaf carries it.
     """
     rate = float(rate) if isinstance(rate, numbers.Real) else None
     note = ("/".join(map(str, path)), kind.__name__, rate, live)
-    return checkpoint_name(x, _MARK + json.dumps(note))
+    (first, *rest), structure = jax.tree.flatten(x)
+    first = checkpoint_name(first, _MARK + json.dumps(note))
+    return jax.tree.unflatten(structure, [first, *rest])
 
 
 def read_mark(equation):

@@ -5,7 +5,9 @@ from jaxdrop.nnx._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropou
 from jaxdrop.nnx._attention_dropout import AttentionDropout as AttentionDropout
 from jaxdrop.nnx._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.nnx._drop_block import DropBlock as DropBlock
+from jaxdrop.nnx._drop_connect import DropConnect as DropConnect
 from jaxdrop.nnx._drop_head import DropHead as DropHead
+from jaxdrop.nnx._drop_key import DropKey as DropKey
 from jaxdrop.nnx._drop_path import DropPath as DropPath
 from jaxdrop.nnx._dropout import Dropout as Dropout
 from jaxdrop.nnx._dropout import MCDropout as MCDropout
@@ -14,17 +16,22 @@ from jaxdrop.nnx._gaussian_dropout import GaussianDropout as GaussianDropout
 from jaxdrop.nnx._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.nnx._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
 from jaxdrop.nnx._variational_gaussian_dropout import (
     VariationalGaussianDropout as VariationalGaussianDropout,
 )
+from jaxdrop.nnx._word_dropout import WordDropout as WordDropout
+from jaxdrop.nnx._zoneout import Zoneout as Zoneout
 
 __all__ = [
     "AlphaDropout",
     "AttentionDropout",
     "ConcreteDropout",
     "DropBlock",
+    "DropConnect",
     "DropHead",
+    "DropKey",
     "DropPath",
     "Dropout",
     "EmbeddingDropout",
@@ -33,7 +40,10 @@ __all__ = [
     "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
+    "TokenDropout",
     "VariationalDropout",
     "VariationalGaussianDropout",
+    "WordDropout",
+    "Zoneout",
     "replace_dropout",
 ]

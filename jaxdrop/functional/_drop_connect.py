@@ -1,0 +1,110 @@
+"""Dropout of the weights of a network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_flag, draws
+from jaxdrop.functional._dropout import dropout
+from jaxdrop.masks import _keys, _rate
+
+Where = Callable[[tuple, Any], bool] | None
+
+
+def drop_connect(
+    key: Key,
+    params: Any,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+    where: Where = None,
+) -> Any:
+    """Zeros weights at random and rescales the rest, in any pytree of parameters.
+
+    Each chosen leaf goes through `dropout` with a key of its own, which depends on the key and on
+    the number of the leaf among all leaves: choosing fewer leaves changes no mask of the others.
+    The mean over keys is ``params``. One set of weights serves a whole batch; under ``jax.vmap``
+    over keys and examples, each example has its own.
+
+    Args:
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
+        params: pytree of arrays: a dict of Flax parameters, an nnx state, an Equinox module.
+        rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
+            broadcasts to each chosen leaf.
+        deterministic: if true, returns ``params``; may be traced.
+        where: ``where(path, leaf)`` says whether a leaf is dropped from; a path is a tuple of the
+            names and numbers that lead to the leaf, such as ``("Dense_0", "kernel")``; in an nnx
+            state it ends in ``"value"``. None chooses every floating or complex leaf, biases among
+            them.
+
+    Returns:
+        Pytree with the structure, shapes and dtypes of ``params``; leaves that are not chosen are
+        the same objects.
+
+    Raises:
+        TypeError: a chosen leaf is no floating or complex array, ``key`` is not a PRNG key, or
+            another argument is of the wrong type.
+        ValueError: ``where`` chooses nothing, ``rate`` lies outside [0, 1] or does not broadcast,
+            or ``key`` is a batch of keys.
+
+    Example:
+        >>> params = {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}
+        >>> kernels = lambda path, leaf: path[-1] == "kernel"
+        >>> dropped = drop_connect(jax.random.key(0), params, 0.5, where=kernels)
+        >>> sorted({float(v) for v in dropped["kernel"].ravel()})
+        [0.0, 2.0]
+        >>> dropped["bias"] is params["bias"]
+        True
+
+    References:
+        Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4; rescaled in
+        training, as dropout.
+    """
+    rate, flag = _rate.check_rate(rate), check_flag(deterministic)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    chosen = _chosen([(_names(path), leaf) for path, leaf in leaves], where)
+    if flag is True or (isinstance(rate, float) and rate == 0.0):
+        return params
+    keys = [None] * len(leaves)
+    if draws(rate, flag):
+        _keys.check_key(key)
+        keys = jax.random.split(_keys.typed(key), len(leaves))  # pyright: ignore
+    return structure.unflatten(
+        dropout(keys[i], leaf, rate, deterministic=flag) if chosen[i] else leaf
+        for i, (_, leaf) in enumerate(leaves)
+    )
+
+
+def _chosen(leaves, where):
+    """For each leaf, whether it is dropped from."""
+    floating = [
+        hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) for _, leaf in leaves
+    ]
+    chosen = floating if where is None else [bool(where(*named)) for named in leaves]
+    if not any(chosen):
+        raise ValueError(
+            "where: expected a choice of one leaf or more, got none of "
+            f"{[path for path, _ in leaves]}; compare with these paths"
+        )
+    wrong = [
+        (path, getattr(leaf, "dtype", type(leaf).__name__))
+        for (path, leaf), is_chosen, is_floating in zip(leaves, chosen, floating)
+        if is_chosen and not is_floating
+    ]
+    if wrong:
+        raise TypeError(
+            f"where: expected a choice of floating or complex arrays, got {wrong}; "
+            "leave these paths out"
+        )
+    return chosen
+
+
+def _names(path):
+    """Names and numbers of a path, whatever the kind of its nodes."""
+    return tuple(
+        next((getattr(k, a) for a in ("key", "idx", "name") if hasattr(k, a)), str(k)) for k in path
+    )

@@ -1,0 +1,90 @@
+"""Dropout of keys before the softmax of attention."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, Rule, drop
+from jaxdrop.masks import _layout, _mask, _sharding
+
+
+def drop_key(
+    key: Key,
+    x: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+) -> jax.Array:
+    """Drops keys of attention: their logits become -inf before the softmax.
+
+    Each logit is dropped with probability ``rate``, for each query, head and example on its own;
+    the softmax of what is left needs no scale. A row of which no logit above -inf would survive
+    stays as it came, so the softmax of a row is NaN only if all of it came as -inf. The gradient of
+    a dropped logit is 0. On a mesh, devices that hold whole rows need not talk to each other,
+    unless a word of 32 decisions is cut between them.
+
+    Args:
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
+        x: floating array of attention logits, of shape ``(..., H, Q, K)``, masks such as a causal
+            one already put in as -inf.
+        rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
+            broadcasts to the shape of ``x``. At 1, every row stays.
+        deterministic: if true, returns ``x``; may be traced.
+
+    Returns:
+        Array with the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: as `dropout`, or ``x`` is complex.
+        ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
+            or ``x`` is of a rank below 2.
+
+    Example:
+        >>> logits = drop_key(jax.random.key(0), jnp.zeros((2, 4, 4)), 0.5)
+        >>> sorted({float(v) for v in logits.ravel()})
+        [-inf, 0.0]
+        >>> bool(jnp.isfinite(jax.nn.softmax(logits)).all())
+        True
+
+    References:
+        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
+    """
+    x = _mask.check_array(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"x: expected floating logits, got dtype {x.dtype}; "
+            "pass the real numbers that the softmax over keys is taken of"
+        )
+    if x.ndim < 2:
+        raise ValueError(
+            f"x: expected logits of shape (..., Q, K), got {x.shape}; "
+            "for a single query write x[None]"
+        )
+    return drop(key, x, rate, x.shape, deterministic=deterministic, rule=_LOGITS)
+
+
+def _mask_logits(mask, x):
+    mask = _spare_rows(mask, x)
+    return _mask.poison(mask, _mask.choose(mask, x, np.asarray(-np.inf, x.dtype)))
+
+
+def _spare_rows(mask, x):
+    """The mask with all of a row kept, where no logit above -inf would survive.
+
+    In the words themselves, so that they are all that is kept for the backward pass.
+    """
+    layout = _layout.layout_of(mask.shape)
+    keep = _layout.unpack(mask.words, layout)
+    sharding = _sharding.mask_sharding(x, mask.shape)
+    if sharding is not None:
+        keep = jax.sharding.reshard(keep, sharding)
+    lost = ~jnp.any(keep & (x > -jnp.inf), axis=-1, keepdims=True)
+    spared = _layout.pack(_sharding.whole_runs(lost, layout), layout)
+    return dataclasses.replace(mask, words=mask.words | spared)
+
+
+_LOGITS = Rule(apply=_mask_logits, dropped=lambda x: x)

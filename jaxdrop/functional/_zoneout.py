@@ -1,0 +1,97 @@
+"""Zoneout: entries of a recurrent state that keep their old value."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, Rule, check_flag, drop
+from jaxdrop.masks import _mask, _rate
+
+
+def zoneout(
+    key: Key,
+    h_old: ArrayLike,
+    h_new: ArrayLike,
+    rate: ArrayLike,
+    *,
+    deterministic: Flag = False,
+) -> jax.Array:
+    """Keeps the old value of entries of a recurrent state at random; nothing is rescaled.
+
+    Each entry is that of ``h_old`` with probability ``rate``, else that of ``h_new``. The mean
+    over keys is ``rate * h_old + (1 - rate) * h_new``, which ``deterministic`` returns, with the
+    probability that the random bits really have, in float32 and rounded once. An inf or NaN in
+    the state that is not taken is gone, and so is its gradient.
+
+    Args:
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate a known 0 or 1.
+        h_old: state before the step, a floating or complex array of any shape.
+        h_new: state after it, of the same shape and dtype.
+        rate: probability of keeping the old value, in [0, 1]; may be traced; a scalar, or an array
+            that broadcasts to the shape of the states.
+        deterministic: if true, returns the mean; may be traced.
+
+    Returns:
+        Array with the shape and dtype of the states: ``h_new`` itself at a known rate of 0,
+        ``h_old`` itself at one of 1.
+
+    Raises:
+        TypeError: as `dropout`, or the states differ in dtype.
+        ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
+            or the states differ in shape.
+
+    Example:
+        >>> old, new = jnp.zeros((2, 8)), jnp.ones((2, 8))
+        >>> h = zoneout(jax.random.key(0), old, new, 0.5)
+        >>> sorted({float(v) for v in h.ravel()})
+        [0.0, 1.0]
+        >>> float(zoneout(None, old, new, 0.25, deterministic=True)[0, 0])
+        0.75
+
+    References:
+        Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
+        2017, eq. 2; the mean at test time, section 3.
+    """
+    h_old, h_new = _mask.check_array(h_old, "h_old"), _mask.check_array(h_new, "h_new")
+    if h_old.dtype != h_new.dtype:
+        raise TypeError(
+            f"h_new: expected the dtype of h_old, {h_old.dtype}, got {h_new.dtype}; "
+            "cast one of the states, for example h_new.astype(h_old.dtype)"
+        )
+    if h_old.shape != h_new.shape:
+        raise ValueError(
+            f"h_new: expected the shape of h_old, {h_old.shape}, got {h_new.shape}; "
+            "pass the states before and after one step"
+        )
+    rate, flag = _rate.check_rate(rate), check_flag(deterministic)
+    _mask.check_broadcast(rate, h_new.shape)
+    if isinstance(rate, float) and rate in (0.0, 1.0):
+        return h_old if rate else h_new  # the mean too, whatever the flag
+    if flag is True:
+        return _mean(h_old, h_new, rate)
+    # The new state first: the mask follows its sharding.
+    h = drop(key, (h_new, h_old), rate, h_new.shape, deterministic=False, rule=_TAKE)
+    return h if flag is False else jnp.where(flag, _mean(h_old, h_new, rate), h)
+
+
+def _take(mask, states):
+    return _mask.poison(mask, _mask.choose(mask, *states))
+
+
+_TAKE = Rule(apply=_take)
+
+
+@jax.jit
+def _mean(h_old, h_new, rate):
+    """The mean over keys; at the ends one of the states, whatever the other holds."""
+    return _mask.words_only(_weighted)(h_old, h_new, rate)
+
+
+def _weighted(h_old, h_new, rate):
+    keep_prob = _mask.aligned(_rate.keep_probability(rate), h_new)
+    wide = h_new.dtype if h_new.dtype.itemsize >= 4 else jnp.float32
+    new, old = keep_prob.astype(wide), (np.float32(1) - keep_prob).astype(wide)
+    mean = (h_old.astype(wide) * old + h_new.astype(wide) * new).astype(h_new.dtype)
+    return jnp.where(new == 1, h_new, jnp.where(old == 1, h_old, mean))
