@@ -34,6 +34,14 @@ def test_first_screen_holds_the_picture_of_the_floors():
     ]
 
 
+def test_family_in_the_table_is_complete():
+    """Every function of floor 2 is named there, by itself or by its ending."""
+    table = _README.read_text("utf-8").split("## The family")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    for name in jaxdrop.functional.__all__:
+        assert name in named or any(e.startswith("_") and name.endswith(e) for e in named), name
+
+
 def test_table_names_what_exists():
     rows = re.findall(r"^\| (`jaxdrop.*?) \| (.*?) \|$", _README.read_text("utf-8"), re.MULTILINE)
     assert len(rows) >= 6
