@@ -103,7 +103,7 @@ def feature_alpha_dropout(
 
 
 def _apply(mask, x):
-    wide = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+    wide = _mask.wide_dtype(x)
     real = jnp.finfo(wide).dtype
     keep_prob = jnp.asarray(_mask.aligned_keep_prob(mask, x), real)
     some = jnp.where(keep_prob == 0, jnp.ones_like(keep_prob), keep_prob)  # a is infinite at 0

@@ -72,7 +72,7 @@ def attention_dropout(
 
 def _renormalize(mask, x):
     """Survivors over their sum, in float32 or better and rounded once; x where the rate is 0."""
-    wide = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+    wide = _mask.wide_dtype(x)
     zero = jnp.zeros((), wide)
     keep_prob = _mask.aligned_keep_prob(mask, x)
     whole = keep_prob == 1

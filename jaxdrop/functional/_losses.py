@@ -133,5 +133,5 @@ def _check_logits(first, second):
             f"second_logits: expected the shape of first_logits, (..., C), got {second.shape} "
             f"beside {first.shape}; take both from the same examples"
         )
-    wide = first.dtype if first.dtype.itemsize >= 4 else jnp.float32
+    wide = _mask.wide_dtype(first)
     return first.astype(wide), second.astype(wide)

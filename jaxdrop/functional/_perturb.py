@@ -35,7 +35,7 @@ def perturb(key, x, levels, shape, *, deterministic, draw, apply):
 @functools.partial(jax.jit, static_argnames=("shape", "draw", "apply"))
 def _perturb(key, x, levels, deterministic, *, shape, draw, apply):
     def perturbed(key, x, levels):
-        wide = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+        wide = _mask.wide_dtype(x)
         real = jnp.finfo(wide).dtype
         noise = draw(key, shape, like=x).astype(real)
         levels = [_mask.aligned(jnp.asarray(level, real), x) for level in levels]

@@ -91,7 +91,7 @@ def _mean(h_old, h_new, rate):
 
 def _weighted(h_old, h_new, rate):
     keep_prob = _mask.aligned(_rate.keep_probability(rate), h_new)
-    wide = h_new.dtype if h_new.dtype.itemsize >= 4 else jnp.float32
+    wide = _mask.wide_dtype(h_new)
     new, old = keep_prob.astype(wide), (np.float32(1) - keep_prob).astype(wide)
     mean = (h_old.astype(wide) * old + h_new.astype(wide) * new).astype(h_new.dtype)
     return jnp.where(new == 1, h_new, jnp.where(old == 1, h_old, mean))

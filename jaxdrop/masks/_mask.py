@@ -257,9 +257,14 @@ def _leading(values, x):
     return values.reshape((1,) * missing + values.shape) if values.ndim and missing else values
 
 
+def wide_dtype(x):
+    """The dtype to compute in before rounding once to that of ``x``: float32 or wider."""
+    return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+
+
 def _scale(keep_prob, x):
     """``x / keep_prob`` in float32 or better, to be rounded once to the dtype of ``x``."""
-    wide = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+    wide = wide_dtype(x)
     real = jnp.finfo(wide).dtype
     x = x.astype(wide)
     if not isinstance(keep_prob, jax.Array):
