@@ -105,7 +105,7 @@ def feature_alpha_dropout(
 def _apply(mask, x):
     wide = _mask.wide_dtype(x)
     real = jnp.finfo(wide).dtype
-    keep_prob = jnp.asarray(_mask.aligned_keep_prob(mask, x), real)
+    keep_prob = jnp.asarray(_mask.aligned(mask.keep_prob, x), real)
     some = jnp.where(keep_prob == 0, jnp.ones_like(keep_prob), keep_prob)  # a is infinite at 0
     # No product enters a sum: whether a compiler rounds in between would depend on what it fuses.
     spread = some * (real.type(1 + _SATURATION**-2) - some)

@@ -74,7 +74,7 @@ def _renormalize(mask, x):
     """Survivors over their sum, in float32 or better and rounded once; x where the rate is 0."""
     wide = _mask.wide_dtype(x)
     zero = jnp.zeros((), wide)
-    keep_prob = _mask.aligned_keep_prob(mask, x)
+    keep_prob = _mask.aligned(mask.keep_prob, x)
     whole = keep_prob == 1
     if whole.ndim:
         whole = whole.all(axis=-1, keepdims=True)

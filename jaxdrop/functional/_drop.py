@@ -82,6 +82,21 @@ def check_flag(deterministic):
     )
 
 
+def check_count(value, name, example):
+    """A number of things as a Python integer of at least 1."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected an integer, got {value!r}; write for example {name}={example}"
+        ) from None
+    if isinstance(value, bool | np.bool_) or count < 1:
+        raise ValueError(
+            f"{name}: expected at least 1, got {value}; write for example {name}={example}"
+        )
+    return count
+
+
 def check_axes(axes, ndim, name):
     """Axes of an array of rank ``ndim`` as a tuple of numbers in [0, ndim), each named once."""
     try:

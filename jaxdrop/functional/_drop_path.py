@@ -1,13 +1,11 @@
 """Dropout of residual branches, and the schedule of its rates over the depth of a network."""
 
-import operator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, drop, own_shape
+from jaxdrop.functional._drop import Flag, Key, check_axes, check_count, drop, own_shape
 from jaxdrop.masks import _mask, _rate
 
 _MODES = ("row", "batch")
@@ -97,7 +95,9 @@ def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Arra
         Huang et al., "Deep networks with stochastic depth", 2016, eq. 4.
     """
     rate = _rate.check_rate(rate)
-    shares = np.arange(1, _check_depth(depth) + 1) / depth  # 1 for the last: its rate is exact
+    shares = (
+        np.arange(1, check_count(depth, "depth", 12) + 1) / depth
+    )  # 1 for the last: its rate is exact
     if isinstance(rate, float):
         return tuple((rate * shares).tolist())
     rate = jnp.asarray(rate, jnp.float32)
@@ -107,15 +107,3 @@ def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Arra
             "write for example rate=0.1"
         )
     return rate * shares.astype(np.float32)
-
-
-def _check_depth(depth):
-    try:
-        number = operator.index(depth)
-    except TypeError:
-        raise TypeError(
-            f"depth: expected an integer, got {depth!r}; write for example depth=12"
-        ) from None
-    if isinstance(depth, bool | np.bool_) or number < 1:
-        raise ValueError(f"depth: expected at least 1, got {depth}; write for example depth=12")
-    return number

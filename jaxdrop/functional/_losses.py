@@ -1,6 +1,5 @@
 """Losses that compare or average several sub-networks of one network."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys, _mask
 
 
@@ -103,14 +103,7 @@ def multi_sample_loss(
         section 3.
     """
     _keys.check_key(key)
-    try:
-        count = operator.index(num_samples)
-    except TypeError:
-        raise TypeError(
-            f"num_samples: expected an integer, got {num_samples!r}; write num_samples=4"
-        ) from None
-    if count < 1:
-        raise ValueError(f"num_samples: expected at least 1, got {count}; write num_samples=4")
+    count = check_count(num_samples, "num_samples", 4)
     key = _keys.typed(key)
     # One by one: mapped, the keys of some implementations fold all in the same way.
     data = [jax.random.key_data(jax.random.fold_in(key, i)) for i in range(count)]

@@ -167,7 +167,7 @@ def poison(mask: Mask, x):
     """
     if not isinstance(mask.keep_prob, jax.Array):  # a rate known now, and checked
         return x
-    return words_only(_poison)(aligned_keep_prob(mask, x), x)
+    return words_only(_poison)(aligned(mask.keep_prob, x), x)
 
 
 def check_array(x: Any, name: str = "x") -> jax.Array:
@@ -222,7 +222,7 @@ def _apply(mask, x):
 
 def _select(mask, x):
     # Chosen before the rounding: the lanes of a narrow dtype are not as wide as those of the words.
-    scaled = _scale(aligned_keep_prob(mask, x), x)
+    scaled = _scale(aligned(mask.keep_prob, x), x)
     return _choose(mask, scaled, jnp.zeros((), scaled.dtype)).astype(x.dtype)
 
 
@@ -236,11 +236,6 @@ def _choose(mask, kept, dropped):
 
 def _poison(keep_prob, x):
     return jnp.where(jnp.isnan(keep_prob), jnp.full((), jnp.nan, x.dtype), x)
-
-
-def aligned_keep_prob(mask, x):
-    """The keep probability with the rank of ``x``, and sharded like it, unless it is a scalar."""
-    return aligned(mask.keep_prob, x)
 
 
 def aligned(values, x):

@@ -1,13 +1,12 @@
 """Many stochastic passes as one jitted program, reduced while they run."""
 
 import functools
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
 from jaxdrop.mc import _trace
 from jaxdrop.mc._audit import audit
@@ -63,8 +62,8 @@ def predict(
         deep learning", 2016, eq. 6 and 9.
     """
     _keys.check_key(key)
-    num_samples = _at_least_one(num_samples, "num_samples")
-    chunk_size = min(_at_least_one(chunk_size, "chunk_size"), num_samples)
+    num_samples = check_count(num_samples, "num_samples", 100)
+    chunk_size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
     arrays, static = _trace.split((fn, args, kwargs))
     return _predict(
         key,
@@ -112,15 +111,3 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, summary):
 
 def _in_turn(fn):
     return functools.partial(jax.lax.map, fn)
-
-
-def _at_least_one(value, name):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name}: expected an integer, got {value!r}; write for example {name}=100"
-        ) from None
-    if isinstance(value, bool | np.bool_) or number < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}; write for example {name}=100")
-    return number
