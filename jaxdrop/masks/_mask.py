@@ -262,8 +262,6 @@ def _scale(keep_prob, x):
     wide = wide_dtype(x)
     real = jnp.finfo(wide).dtype
     x = x.astype(wide)
-    if not isinstance(keep_prob, jax.Array):
-        return x * (1 / keep_prob.astype(real)).astype(wide)
     # The scale stays finite where nothing survives: 0 * inf would put NaN into the gradient.
     some = jnp.where(keep_prob == 0, jnp.ones_like(keep_prob), keep_prob)
     scale = jax.lax.stop_gradient(1 / some.astype(real)).astype(wide)
