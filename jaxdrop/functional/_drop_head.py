@@ -47,8 +47,7 @@ def drop_head(
         True
 
     References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020,
-        section 3.
+        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
     x = _mask.check_array(x)
     own = check_own_axes(x, head_axis, batch_axis, "head_axis")

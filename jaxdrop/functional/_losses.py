@@ -99,8 +99,7 @@ def multi_sample_loss(
         ()
 
     References:
-        Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019,
-        section 3.
+        Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019.
     """
     _keys.check_key(key)
     count = check_count(num_samples, "num_samples", 4)

@@ -74,8 +74,7 @@ def token_dropout(
         True
 
     References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022,
-        section 3.
+        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
     x = _mask.check_array(x)
     if x.ndim != 3:

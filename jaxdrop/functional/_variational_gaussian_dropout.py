@@ -126,8 +126,7 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
         ([False, False, True, True], 0.5)
 
     References:
-        Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017,
-        section 4.4.
+        Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
     """
     pruned = jnp.asarray(_check_log_alpha(log_alpha)) > threshold
     return Pruned(pruned, jnp.mean(pruned, dtype=jnp.float32))

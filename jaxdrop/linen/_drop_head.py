@@ -22,8 +22,7 @@ class DropHead(Dropper):
         True
 
     References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020,
-        section 3.
+        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
 
     rate: float

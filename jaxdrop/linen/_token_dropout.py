@@ -22,8 +22,7 @@ class TokenDropout(Dropper):
         ((2, 5, 4), (2, 5))
 
     References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022,
-        section 3.
+        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
     rate: float

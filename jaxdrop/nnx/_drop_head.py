@@ -24,8 +24,7 @@ class DropHead(Switchable):
         True
 
     References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020,
-        section 3.
+        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
 
     def __init__(

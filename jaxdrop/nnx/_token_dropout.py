@@ -24,8 +24,7 @@ class TokenDropout(Switchable):
         ((2, 5, 4), (2, 5))
 
     References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022,
-        section 3.
+        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
     def __init__(
