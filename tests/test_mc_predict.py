@@ -176,7 +176,7 @@ def test_nothing_is_traced_twice(framework):
     ],
 )
 def test_counts_are_integers_of_at_least_1(name, value, kind, message):
-    with pytest.raises(kind, match=f"{name}: {message}.*write for example {name}=100"):
+    with pytest.raises(kind, match=f"{name}: {message}.*write for example {name}=10"):
         mc.predict(noise, key(), jnp.zeros(3), **{name: value})
 
 
