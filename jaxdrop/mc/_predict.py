@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
 from jaxdrop.mc import _trace
 from jaxdrop.mc._audit import audit
-from jaxdrop.mc._summaries import Summary, moments
+from jaxdrop.mc._moments import moments
+from jaxdrop.mc._summary import Summary
 
 
 def predict(
@@ -37,7 +39,7 @@ def predict(
             ``train=False``, is passed as it is and has to be hashable.
         num_samples: number of passes, at least 1.
         summary: what to make of the samples: `moments` (the default), `classification`,
-            `samples`.
+            `regression`, `quantiles`, `samples`, or several of them by `combine`.
         chunk_size: number of passes that run side by side. Memory grows with it.
         **kwargs: keyword arguments of ``fn``.
 
@@ -64,22 +66,20 @@ def predict(
     _keys.check_key(key)
     num_samples = check_count(num_samples, "num_samples", 100)
     chunk_size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
-    arrays, static = _trace.split((fn, args, kwargs))
-    return _predict(
-        key,
-        arrays,
-        static=static,
-        num_samples=num_samples,
-        chunk_size=chunk_size,
-        summary=moments() if summary is None else summary,
-    )
+    summary = moments() if summary is None else summary
+    arrays, static = _trace.split((fn, args, kwargs, tuple(summary)))
+    result = _predict(key, arrays, static=static, num_samples=num_samples, chunk_size=chunk_size)
+    if summary.check is not None and not any(
+        isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
+    ):
+        summary.check(result)
+    return result
 
 
-@functools.partial(
-    jax.jit, static_argnames=("static", "num_samples", "chunk_size", "summary"), inline=False
-)
-def _predict(key, arrays, *, static, num_samples, chunk_size, summary):
-    fn, args, kwargs = _trace.join(arrays, static)
+@functools.partial(jax.jit, static_argnames=("static", "num_samples", "chunk_size"), inline=False)
+def _predict(key, arrays, *, static, num_samples, chunk_size):
+    fn, args, kwargs, functions = _trace.join(arrays, static)
+    summary = Summary(*functions)
     key = _keys.typed(key)
     report = audit(fn, key, *args, **kwargs)
     if not report.depends_on_key:

@@ -1,0 +1,118 @@
+"""The samples themselves, and quantiles of them: memory grows with their number."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxdrop.masks import _rate
+from jaxdrop.mc import _summary
+from jaxdrop.mc._summary import Summary
+
+
+class Quantiles(NamedTuple):
+    """Quantiles over the samples; each field has the structure of the output.
+
+    Attributes:
+        values: shape ``(Q, ...)``, one for each of the asked probabilities.
+        standard_error: Monte-Carlo standard error of each, of the same shape: half the distance
+            between the sample quantiles one standard error of the rank below and above; inf for
+            a single sample.
+    """
+
+    values: Any
+    standard_error: Any
+
+
+def samples() -> Summary:
+    """The samples themselves, on axis 0. Memory grows with their number.
+
+    Returns:
+        A `Summary` whose result has the structure of the output, with a leading sample axis.
+
+    Example:
+        >>> fn = lambda key, x: x + jax.random.normal(key, x.shape)
+        >>> predict(fn, jax.random.key(0), jnp.zeros(3), num_samples=7, summary=samples()).shape
+        (7, 3)
+    """
+    return Summary(_init, _update, _result)
+
+
+def quantiles(probabilities: Sequence[float]) -> Summary:
+    """Quantiles of the outputs, entry by entry. Memory grows with the number of samples.
+
+    Between two samples it interpolates linearly, as ``jnp.quantile``. In float32 or better.
+
+    Args:
+        probabilities: Python numbers in [0, 1], such as ``(0.05, 0.5, 0.95)``.
+
+    Returns:
+        A `Summary` whose result is a `Quantiles`.
+
+    Raises:
+        TypeError: ``probabilities`` holds no real numbers.
+        ValueError: one lies outside [0, 1], or there is none.
+
+    Example:
+        >>> fn = lambda key, x: x + jax.random.uniform(key, x.shape)
+        >>> summary = quantiles((0.1, 0.9))
+        >>> out = predict(fn, jax.random.key(0), jnp.zeros(3), num_samples=999, summary=summary)
+        >>> bool((jnp.abs(out.values - jnp.array([[0.1], [0.9]])) < 0.05).all())
+        True
+
+    References:
+        Hyndman & Fan, "Sample quantiles in statistical packages", 1996, definition 7.
+    """
+    if not isinstance(probabilities, Sequence) or not len(probabilities):
+        raise ValueError(
+            f"probabilities: expected one number in [0, 1] or more, got {probabilities!r}; write "
+            "for example quantiles((0.05, 0.5, 0.95))"
+        )
+    remedy = "0.5 is the median"
+    asked = [
+        _rate.check_real(p, "probabilities", (0.0, 1.0), "[0, 1]", "probabilities", remedy)
+        for p in probabilities
+    ]
+    known = np.asarray(asked, np.float32)
+    return Summary(_init_floating, _update, Partial(_result_quantiles, known))
+
+
+def _init(sample, num_samples):
+    return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, num_samples), sample)
+
+
+def _init_floating(sample, num_samples):
+    return jax.tree.map(
+        lambda leaf: _summary.zeros_like(leaf, _summary.wide(leaf.dtype), num_samples), sample
+    )
+
+
+def _update(state, samples, start):
+    def write(buffer, chunk):
+        chunk = chunk.astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, chunk, start, axis=0)
+
+    return jax.tree.map(write, state, samples)
+
+
+def _result(state):
+    return state
+
+
+def _result_quantiles(probabilities, state):
+    def one(drawn):
+        count = drawn.shape[0]
+        asked = jnp.asarray(probabilities, drawn.dtype)
+        step = jnp.sqrt(asked * (1 - asked) / count)
+        ends = jnp.concatenate([asked, asked - step, asked + step])
+        found = jnp.quantile(drawn, jnp.clip(ends, 0, 1), axis=0)
+        values, low, high = jnp.split(found, 3)
+        error = (high - low) / 2 if count > 1 else jnp.full_like(values, jnp.inf)
+        return values, error
+
+    leaves, structure = jax.tree.flatten(state)
+    values, errors = zip(*map(one, leaves))
+    return Quantiles(structure.unflatten(values), structure.unflatten(errors))
