@@ -1,0 +1,266 @@
+"""``python -m benchmarks.uci``: MC dropout on UCI regression, beside the published table.
+
+Gal & Ghahramani, "Dropout as a Bayesian approximation", 2016, table 1, and the protocols that its
+authors published later: ten times the epochs, and a grid whose rate and precision are chosen by
+validation. The twenty splits are theirs.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import _report
+from benchmarks._uci_nets import Scaled, ask, standardise, train
+
+
+class Known(NamedTuple):
+    """What is published of a set; scores are RMSE and log-likelihood, with standard errors.
+
+    Attributes:
+        rate: of the first two protocols.
+        precision: likewise, in the targets' own unit.
+        grid: precisions of the grid.
+        icml: scores after 400 epochs.
+        long: scores after 4000 epochs.
+        best: scores of the grid.
+        length_scale: of the first two protocols.
+    """
+
+    rate: float
+    precision: float
+    grid: tuple[float, ...]
+    icml: tuple[float, float, float, float]
+    long: tuple[float, ...]
+    best: tuple[float, ...]
+    length_scale: float = 1e-2
+
+
+class Protocol(NamedTuple):
+    """How long, and how many at once."""
+
+    epochs: int
+    batch: int
+
+
+PROTOCOLS = {"icml": Protocol(400, 32), "long": Protocol(4000, 128), "grid": Protocol(4000, 128)}
+RATES = (0.005, 0.01, 0.05, 0.1)
+# Of sets of which nothing is published: share of the targets' variance that may be noise.
+NOISE_SHARES = (0.3, 0.1, 0.03, 0.01, 0.003)
+# fmt: off
+PUBLISHED = {
+    "bostonHousing": Known(0.05, 0.159707652696, (0.1, 0.15, 0.2), (2.97, 0.19, -2.46, 0.06),
+                           (2.80, -2.39), (2.904, 0.177, -2.402, 0.042)),
+    "concrete": Known(0.01, 0.0557319157756, (0.025, 0.05, 0.075), (5.23, 0.12, -3.04, 0.02),
+                      (4.81, -2.94), (4.826, 0.161, -2.937, 0.025)),
+    "energy": Known(0.05, 0.427114830213, (0.25, 0.5, 0.75), (1.66, 0.04, -1.99, 0.02),
+                    (1.09, -1.72), (0.539, 0.0135, -1.2115, 0.005)),
+    "wine-quality-red": Known(0.05, 2.95833720839, (2.5, 3.0, 3.5), (0.62, 0.01, -0.93, 0.01),
+                              (0.613, -0.92), (0.622, 0.008, -0.928, 0.013)),
+    "yacht": Known(0.01, 0.541869562034, (0.25, 0.5, 0.75), (1.11, 0.09, -1.55, 0.03),
+                   (0.724, -1.38), (0.666, 0.049, -1.250, 0.015), 1e-1),
+}
+# fmt: on
+
+
+def main(arguments=None):
+    """Trains, asks, prints ours beside the published, and returns the rows."""
+    options = _options(arguments)
+    sets = _read(options.data, options.sets)
+    _report.print_context(_report.context())
+    protocol = PROTOCOLS[options.protocol]
+    epochs = options.epochs or protocol.epochs
+    print(
+        f"protocol {options.protocol}: {epochs} epochs, batch {protocol.batch}, "
+        f"{options.splits} splits, {options.seeds} seed(s), {options.samples} MC samples\n"
+    )
+    protocol = protocol._replace(epochs=epochs)
+    rows = [
+        _run(name, x, y, options, protocol, seed)
+        for name, (x, y) in sets.items()
+        for seed in range(options.seeds)
+    ]
+    _print_table(rows, options.protocol)
+    if options.json:
+        found = {"context": _report.context(), "rows": rows}
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        print(f"\nrows: {options.json}")
+    return rows
+
+
+def _options(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.uci",
+        description="RMSE and log-likelihood of MC dropout on UCI regression sets.",
+    )
+    parser.add_argument(
+        "--data",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="holds one or more npz files with <set>/X and <set>/y",
+    )
+    parser.add_argument("--sets", metavar="A,B", help="beginnings of their names (all there are)")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="icml")
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="of training (1)")
+    parser.add_argument("--splits", type=_count, default=20, metavar="N", help="the first N (20)")
+    parser.add_argument("--samples", type=_count, default=10_000, metavar="N", help="(10000)")
+    parser.add_argument("--epochs", type=_count, metavar="N", help="other than the protocol's")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
+    options = parser.parse_args(arguments)
+    if options.data is None:
+        parser.error(
+            "--data: expected a folder with npz files; the sets are in the UCI repository, "
+            "https://archive.ics.uci.edu, and the package ucimlrepo fetches them by name"
+        )
+    return options
+
+
+def _count(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+def _read(folder, wanted):
+    """``(X, y)`` by name of the sets that are wanted, from all npz files of a folder."""
+    found = {}
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file) as arrays:
+            for entry in arrays.files:
+                name, _, part = entry.rpartition("/")
+                if part == "X" and f"{name}/y" in arrays.files:
+                    x = np.asarray(arrays[entry], np.float64)
+                    found[name] = x, np.asarray(arrays[f"{name}/y"], np.float64).reshape(-1)
+    if not found:
+        raise SystemExit(f"--data: expected npz files with <set>/X and <set>/y, got {folder}")
+    if wanted is None:
+        return found
+    chosen = {}
+    for start in wanted.split(","):
+        names = [name for name in found if name.lower().startswith(start.lower())]
+        if not names:
+            raise SystemExit(f"--sets: expected some of {', '.join(found)}, got {start!r}")
+        chosen |= {name: found[name] for name in names}
+    return chosen
+
+
+def splits(number, count):
+    """The published splits: indices ``(train, test)`` of each."""
+    rng = np.random.RandomState(1)
+    size = round(0.9 * number)
+    for _ in range(count):
+        order = rng.choice(range(number), number, replace=False)
+        yield order[:size], order[size:]
+
+
+def _run(name, x, y, options, protocol, seed):
+    """One row: scores of every split of a set."""
+    started = time.perf_counter()
+    chosen = list(splits(len(y), options.splits))
+    known = PUBLISHED.get(name)
+    key = jax.random.fold_in(jax.random.key(0), seed)
+    if options.protocol == "grid" or known is None:
+        rates, precisions = _choose(name, x, y, chosen, known, options, protocol, key)
+        length_scale = 1e-2
+    else:
+        rates = np.full(len(chosen), known.rate, np.float32)
+        precisions = np.full(len(chosen), known.precision, np.float32)
+        length_scale = known.length_scale
+    data = _stack(standardise(x, y, *split) for split in chosen)
+    errors, likelihoods = _fit_and_ask(
+        f"{name}, seed {seed}", jax.random.fold_in(key, 1), data, rates, precisions, length_scale,
+        options.samples, protocol,
+    )  # fmt: skip
+    return {
+        "set": name,
+        "seed": seed,
+        "protocol": options.protocol,
+        "rmse": errors.tolist(),
+        "log_likelihood": likelihoods.tolist(),
+        "rate": rates.tolist(),
+        "precision": precisions.tolist(),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _choose(name, x, y, chosen, known, options, protocol, key):
+    """Rate and precision of each split by the last fifth of its training part."""
+    grid = known.grid if known else tuple(1 / (share * y.var()) for share in NOISE_SHARES)
+    pairs = [(rate, precision) for rate in RATES for precision in grid]
+    data = []
+    for order, _ in chosen:
+        size = round(0.8 * len(order))
+        data += [standardise(x, y, order[:size], order[size:])] * len(pairs)
+    rates, precisions = np.float32(pairs * len(chosen)).T
+    _, likelihoods = _fit_and_ask(
+        f"{name}, choosing", jax.random.fold_in(key, 2), _stack(data), rates, precisions, 1e-2,
+        min(options.samples, 2_000), protocol,
+    )  # fmt: skip
+    best = likelihoods.reshape(len(chosen), len(pairs)).argmax(1)
+    return np.float32([pairs[i] for i in best]).T
+
+
+def _fit_and_ask(title, key, data, rates, precisions, length_scale, num_samples, protocol):
+    rates, precisions = jnp.asarray(rates), jnp.asarray(precisions)
+    data = Scaled(*map(jnp.asarray, data))
+    with tqdm(total=protocol.epochs, unit="epoch", ncols=78, leave=False) as bar:
+        bar.set_description(title)
+        params = train(
+            jax.random.fold_in(key, 0), data, rates, precisions, length_scale=length_scale,
+            batch=protocol.batch, epochs=protocol.epochs, progress=bar.update,
+        )  # fmt: skip
+        bar.set_description(f"{title}, sampling")
+        return ask(
+            jax.random.fold_in(key, 1), params, data, rates, precisions, num_samples=num_samples
+        )
+
+
+def _stack(data):
+    return Scaled(*(np.stack(parts) for parts in zip(*data)))
+
+
+def _print_table(rows, protocol):
+    print(f"{'set':<16}{'seed':>4}{'RMSE':>15}{'published':>15}{'LL':>15}{'published':>15}")
+    for row in rows:
+        ours = [_mean_and_error(row[key]) for key in ("rmse", "log_likelihood")]
+        theirs = _published(row["set"], protocol)
+        print(
+            f"{row['set'][:16]:<16}{row['seed']:>4}{ours[0]:>15}{theirs[0]:>15}{ours[1]:>15}"
+            f"{theirs[1]:>15}"
+        )
+    print()
+    for row in rows:
+        pairs = sorted(set(zip(row["rate"], row["precision"])))
+        often = [
+            f"({rate:.3g}, {precision:.3g}) x "
+            f"{sum(p == (rate, precision) for p in zip(row['rate'], row['precision']))}"
+            for rate, precision in pairs
+        ]
+        print(f"{row['set']}: {row['seconds']:.0f} s; (rate, precision): {', '.join(often)}")
+
+
+def _mean_and_error(values):
+    error = np.std(values) / np.sqrt(len(values))
+    return f"{np.mean(values):.3f}±{error:.3f}"
+
+
+def _published(name, protocol):
+    known = PUBLISHED.get(name)
+    if known is None:
+        return "-", "-"
+    scores = {"icml": known.icml, "long": known.long, "grid": known.best}[protocol]
+    if len(scores) == 2:
+        return str(scores[0]), str(scores[1])
+    rmse, rmse_error, likelihood, likelihood_error = scores
+    return f"{rmse}±{rmse_error}", f"{likelihood}±{likelihood_error}"
+
+
+if __name__ == "__main__":
+    main()
