@@ -181,7 +181,7 @@ def test_output_that_no_key_changes_is_said_to_be_so(framework, rate):
 
 def test_plain_function_has_no_site_but_depends():
     report = mc.audit(lambda key, x: x + jax.random.normal(key, x.shape), key(), X)
-    assert report == mc.Audit((), True)
+    assert report[:2] == ((), True)
     assert "no dropout site was found" in str(report)
 
 

@@ -125,3 +125,55 @@ def test_one_program_serves_new_variables(framework):
     )
     assert (program(fn, key(), inputs()) != program(other, key(), inputs())).any()
     assert program._cache_size() == 1
+
+
+# The number of passes side by side, where it is left to the budget.
+
+
+def test_a_pass_is_counted_by_its_greediest_part():
+    """What does not depend on the key costs nothing: 16 x 64 in, 16 x 64 out, in float32."""
+    for framework in ("linen", "nnx"):
+        report = mc.audit(late(framework), key(), inputs())
+        assert 16 * WIDTH * 4 * 2 <= report.bytes_a_pass <= 16 * WIDTH * 4 * 3
+    wide = mc.audit(late("linen"), key(), jnp.tile(inputs(), (5, 1)))
+    assert wide.bytes_a_pass == 5 * mc.audit(late("linen"), key(), inputs()).bytes_a_pass
+
+
+@pytest.mark.parametrize(
+    ("passes", "num_samples", "expected"),
+    [(7.9, 100, 5), (1000, 100, 100), (0.1, 100, 1), (12, 97, 12), (50, 97, 50), (64, 100, 50)],
+)
+def test_auto_fills_the_budget(passes, num_samples, expected):
+    """Rather a little less than a ragged rest, which would be compiled on its own."""
+    fn = late("linen")
+    budget = int(passes * mc.audit(fn, key(), inputs()).bytes_a_pass)
+
+    def text(**kwargs):
+        one = jax.random.key(0)
+        program = lambda key, x: mc.predict(fn, key, x, num_samples=num_samples, **kwargs)  # noqa: E731
+        return str(jax.make_jaxpr(program)(one, inputs()))
+
+    auto = text(chunk_size="auto", memory_budget=max(budget, 1))
+    assert auto == text(chunk_size=expected)
+
+
+@pytest.mark.parametrize("chunk_size", [10, 100])
+def test_arithmetic_is_that_of_the_prefix_and_the_samples(chunk_size):
+    """Three layers once, the last for each sample, and little beside the products.
+
+    XLA counts the body of a loop once, hence the passes side by side.
+    """
+
+    class Wide(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(3):
+                x = nn.relu(nn.Dense(512)(x))
+            return nn.Dense(512)(nn.Dropout(0.5, deterministic=True)(x))
+
+    x = data((256, 512))
+    fn = mc.from_linen(Wide(), Wide().init(key(), x))
+    program = jax.jit(lambda key, x: mc.predict(fn, key, x, num_samples=100, chunk_size=chunk_size))
+    product = 2 * 256 * 512 * 512
+    flops = program.lower(key(), x).compile().cost_analysis()["flops"]
+    assert flops <= 1.05 * (3 + chunk_size) * product

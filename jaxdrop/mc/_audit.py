@@ -14,10 +14,12 @@ class Audit(NamedTuple):
     Attributes:
         sites: every `Site`, in the order of the program. A site inside a loop counts once.
         depends_on_key: whether any output depends on the key.
+        bytes_a_pass: about what one more pass side by side adds to the memory of a program.
     """
 
     sites: tuple[Site, ...]
     depends_on_key: bool
+    bytes_a_pass: int
 
     def __str__(self):
         if self.depends_on_key:
@@ -66,7 +68,11 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     """
     jaxpr = _trace.trace(fn, key, args, kwargs)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]
-    return Audit(tuple(_trace.sites(jaxpr)), any(_trace.depends(jaxpr, inputs)))
+    return Audit(
+        tuple(_trace.sites(jaxpr)),
+        any(_trace.depends(jaxpr, inputs)),
+        _trace.working_set(jaxpr, inputs),
+    )
 
 
 def _short(path, width):

@@ -1,7 +1,7 @@
 """Many stochastic passes as one jitted program, reduced while they run."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ def predict(
     *args: Any,
     num_samples: int = 100,
     summary: Summary | None = None,
-    chunk_size: int = 10,
+    chunk_size: int | Literal["auto"] = 10,
+    memory_budget: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
@@ -40,14 +41,18 @@ def predict(
         num_samples: number of passes, at least 1.
         summary: what to make of the samples: `moments` (the default), `classification`,
             `regression`, `quantiles`, `samples`, or several of them by `combine`.
-        chunk_size: number of passes that run side by side. Memory grows with it.
+        chunk_size: number of passes that run side by side, at least 1; or ``"auto"``, as many as
+            the budget has room for. Memory grows with it, the samples do not depend on it.
+        memory_budget: bytes that passes side by side may take, counted from the shapes of one
+            pass; used by ``"auto"``. None is 32 MiB on a CPU, about what its cache holds, and
+            1 GiB elsewhere.
         **kwargs: keyword arguments of ``fn``.
 
     Returns:
         The result of the summary.
 
     Raises:
-        TypeError: ``num_samples`` or ``chunk_size`` is no integer, or ``key`` no PRNG key.
+        TypeError: a number is no integer, or ``key`` no PRNG key.
         ValueError: one of them is below 1, or the output does not depend on the key; the message
             holds the audit.
 
@@ -65,10 +70,17 @@ def predict(
     """
     _keys.check_key(key)
     num_samples = check_count(num_samples, "num_samples", 100)
-    chunk_size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
+    if isinstance(chunk_size, str) and chunk_size == "auto":
+        chunk_size = None
+        memory_budget = _default_budget() if memory_budget is None else memory_budget
+        memory_budget = check_count(memory_budget, "memory_budget", 2**30)
+    else:
+        chunk_size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
+        memory_budget = None
     summary = moments() if summary is None else summary
     arrays, static = _trace.split((fn, args, kwargs, tuple(summary)))
-    result = _predict(key, arrays, static=static, num_samples=num_samples, chunk_size=chunk_size)
+    counts = {"num_samples": num_samples, "chunk_size": chunk_size}
+    result = _predict(key, arrays, static=static, memory_budget=memory_budget, **counts)
     if summary.check is not None and not any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
     ):
@@ -76,8 +88,10 @@ def predict(
     return result
 
 
-@functools.partial(jax.jit, static_argnames=("static", "num_samples", "chunk_size"), inline=False)
-def _predict(key, arrays, *, static, num_samples, chunk_size):
+@functools.partial(
+    jax.jit, static_argnames=("static", "num_samples", "chunk_size", "memory_budget"), inline=False
+)
+def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget):
     fn, args, kwargs, functions = _trace.join(arrays, static)
     summary = Summary(*functions)
     key = _keys.typed(key)
@@ -99,6 +113,8 @@ def _predict(key, arrays, *, static, num_samples, chunk_size):
         mapped = jax.vmap if jax.random.key_impl(key) == "threefry2x32" else _in_turn
         return summary.update(state, mapped(one)(numbers), start)
 
+    if chunk_size is None:
+        chunk_size = _chunk_size(memory_budget, report.bytes_a_pass, num_samples)
     chunks, rest = divmod(num_samples, chunk_size)
     state = summary.init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
     state = jax.lax.fori_loop(
@@ -107,6 +123,16 @@ def _predict(key, arrays, *, static, num_samples, chunk_size):
     if rest:
         state = several(state, jnp.int32(chunks * chunk_size), rest)
     return summary.result(state)
+
+
+def _default_budget():
+    return 2**25 if jax.default_backend() == "cpu" else 2**30
+
+
+def _chunk_size(budget, bytes_a_pass, num_samples):
+    """As many passes as the budget has room for; rather a little fewer than a ragged rest."""
+    most = min(max(budget // max(bytes_a_pass, 1), 1), num_samples)
+    return next((n for n in range(most, (most + 1) // 2, -1) if num_samples % n == 0), most)
 
 
 def _in_turn(fn):

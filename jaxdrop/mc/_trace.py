@@ -44,6 +44,27 @@ def depends(jaxpr, inputs):
     return [marked(variable) for variable in jaxpr.outvars]
 
 
+def working_set(jaxpr, inputs):
+    """Bytes that the greediest equation among those behind the marked inputs reads and writes.
+
+    Counted are the values that depend on the inputs: about what one more pass side by side adds
+    to the memory of a program whose equations run one after the other.
+    """
+    tainted = {variable for variable, is_marked in zip(jaxpr.invars, inputs) if is_marked}
+    most = 0
+    for equation in jaxpr.eqns:
+        entering = [not isinstance(v, Literal) and v in tainted for v in equation.invars]
+        if not any(entering):
+            continue
+        tainted.update(equation.outvars)
+        moved = [v for v, is_marked in zip(equation.invars, entering) if is_marked]
+        most = max(most, sum(map(_bytes, [*moved, *equation.outvars])))
+        for inner in _inner(equation):
+            same = len(inner.invars) == len(entering)
+            most = max(most, working_set(inner, entering if same else [True] * len(inner.invars)))
+    return most
+
+
 def trace(fn, key, args, kwargs):
     """The open jaxpr of ``fn(key, *args, **kwargs)``, nothing run; its first input is the key."""
     dynamic, static = split((fn, args, kwargs))
@@ -68,6 +89,11 @@ def join(arrays, static):
     structure, rest = static
     leaves = [b if a is None else a for a, b in zip(arrays, rest)]
     return jax.tree.unflatten(structure, leaves)
+
+
+def _bytes(variable):
+    size = getattr(variable.aval, "size", 1)
+    return size * getattr(getattr(variable.aval, "dtype", None), "itemsize", 4)
 
 
 def _is_array(leaf):
