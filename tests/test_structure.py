@@ -83,6 +83,8 @@ def test_only_plots_and_the_demo_import_what_is_optional():
         optional = {name.split(".")[0] for name in _imported(path)} & _OPTIONAL
         if path.parent.name == "plots":
             assert optional <= {"matplotlib"}, path
+        elif path.name == "_predict_batches.py":
+            assert optional == {"tqdm"}, path  # does without it where it is not installed
         elif path.name not in _PROGRAM:
             assert not optional, path
 

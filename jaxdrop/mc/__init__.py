@@ -10,6 +10,7 @@ from jaxdrop.mc._from_nnx import from_nnx as from_nnx
 from jaxdrop.mc._moments import Moments as Moments
 from jaxdrop.mc._moments import moments as moments
 from jaxdrop.mc._predict import predict as predict
+from jaxdrop.mc._predict_batches import predict_batches as predict_batches
 from jaxdrop.mc._regression import Regression as Regression
 from jaxdrop.mc._regression import regression as regression
 from jaxdrop.mc._samples import Quantiles as Quantiles
@@ -33,6 +34,7 @@ __all__ = [
     "from_nnx",
     "moments",
     "predict",
+    "predict_batches",
     "quantiles",
     "regression",
     "samples",

@@ -79,8 +79,8 @@ def trace(fn, key, args, kwargs):
 def split(tree):
     """A pytree as ``(arrays, the rest)``: the arrays to trace, the rest hashable."""
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
-    rest = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    arrays = [leaf if is_array(leaf) else None for leaf in leaves]
+    rest = tuple(None if is_array(leaf) else leaf for leaf in leaves)
     return arrays, (structure, rest)
 
 
@@ -96,7 +96,8 @@ def _bytes(variable):
     return size * getattr(getattr(variable.aval, "dtype", None), "itemsize", 4)
 
 
-def _is_array(leaf):
+def is_array(leaf):
+    """Whether a leaf is traced, rather than passed as it is."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
