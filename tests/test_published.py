@@ -1,0 +1,149 @@
+"""The benchmarks of published figures, on small made-up data: they run, and compute what they say.
+
+Their own tables need the data and minutes.
+"""
+
+import contextlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from benchmarks import _uci_nets, mnist, uci
+
+
+@pytest.fixture(autouse=True)
+def loose():
+    """Optax promotes dtypes and ranks silently; each epoch folds its number into one key."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.debug_key_reuse(False))
+        yield
+
+
+def write_sets(folder):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 4))
+    y = 5 + 3 * x[:, 0] + 0.5 * rng.normal(size=90)
+    np.savez(folder / "some.npz", **{"energy/X": x, "energy/y": y[:, None], "mine/X": x[:60]})
+    np.savez(folder / "more.npz", **{"other/X": x[:60], "other/y": y[:60]})
+
+
+def test_splits_are_the_published_ones():
+    """Of Gal & Ghahramani 2016: NumPy's generator with seed 1, nine tenths to train on."""
+    rng = np.random.RandomState(1)
+    for train, test in uci.splits(57, 3):
+        order = rng.choice(range(57), 57, replace=False)
+        assert len(train) == 51
+        np.testing.assert_array_equal([*train, *test], order)
+
+
+def test_data_are_standardised_by_the_training_part():
+    x = np.c_[np.arange(10.0), np.ones(10)]
+    y = 7 * np.arange(10.0)
+    data = _uci_nets.standardise(x, y, np.arange(8), np.arange(8, 10))
+    np.testing.assert_allclose(data.x[:, 0].mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(data.x[:, 0].std(), 1, rtol=1e-6)
+    np.testing.assert_array_equal(data.x[:, 1], 0)  # never changes: deviation 0 counts as 1
+    np.testing.assert_allclose(data.y * data.deviation + data.mean, y[:8], rtol=1e-5)
+    np.testing.assert_array_equal(data.y_test, y[8:])
+
+
+def test_scores_are_those_of_the_samples():
+    """RMSE of the mean, and the logarithm of the mean density, in the targets' own unit."""
+    rng = np.random.default_rng(1)
+    number, features = 5, 4
+    data = _uci_nets.Scaled(
+        *(np.float32(rng.normal(size=(2, *shape))) for shape in ((9, features), (9,))),
+        *(np.float32(rng.normal(size=(2, *shape))) for shape in ((number, features), (number,))),
+        np.float32([3.0, -2.0]),
+        np.float32([2.0, 0.5]),
+    )
+    rates, precisions = np.float32([0.1, 0.3]), np.float32([0.5, 4.0])
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = jax.vmap(lambda key: _uci_nets._init(key, dims=features))(keys)
+    options = {"num_samples": 30}
+    key = jax.random.key(1)
+    error, likelihood = _uci_nets.ask(
+        jax.random.clone(key), params, data, rates, precisions, **options
+    )
+    drawn = []
+    for i in range(30):
+        used = jax.random.split(jax.random.fold_in(key, i), 2)
+        one = jax.vmap(_uci_nets.net)(used, params, data.x_test, rates)
+        drawn.append(np.asarray(one) * data.deviation[:, None] + data.mean[:, None])
+    drawn = np.float64(drawn)
+    expected = np.sqrt(np.square(drawn.mean(0) - data.y_test).mean(1))
+    np.testing.assert_allclose(error, expected, rtol=1e-4)
+    logs = stats.norm.logpdf(data.y_test, drawn, 1 / np.sqrt(precisions)[:, None])
+    expected = (special.logsumexp(logs, axis=0) - np.log(30)).mean(1)
+    np.testing.assert_allclose(likelihood, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("protocol", ["icml", "grid"])
+def test_uci_runs_on_known_and_unknown_sets(capsys, tmp_path, protocol):
+    write_sets(tmp_path)
+    options = ["--splits", "2", "--samples", "20", "--epochs", "30", "--protocol", protocol]
+    file = tmp_path / "rows.json"
+    rows = uci.main(["--data", str(tmp_path), "--json", str(file), *options])
+    assert [row["set"] for row in rows] == ["other", "energy"]
+    for row in rows:
+        assert len(row["rmse"]) == len(row["rate"]) == 2
+        assert np.isfinite(row["log_likelihood"]).all()
+    known = uci.PUBLISHED["energy"]
+    chosen = set(rows[1]["precision"])
+    if protocol == "icml":
+        assert chosen == {float(np.float32(known.precision))}
+    else:
+        assert chosen <= {float(np.float32(p)) for p in known.grid}
+    assert json.loads(file.read_text())["rows"] == rows
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, (line for line in printed if "rows:" not in line))) <= 80
+    with pytest.raises(SystemExit, match="expected some of other, energy, got 'boston'"):
+        uci.main(["--data", str(tmp_path), "--sets", "boston"])
+
+
+def test_more_epochs_fit_better(tmp_path):
+    write_sets(tmp_path)
+    options = ["--data", str(tmp_path), "--sets", "energy", "--splits", "2", "--samples", "50"]
+    short, long = (
+        np.mean(uci.main([*options, "--epochs", str(epochs)])[0]["rmse"]) for epochs in (1, 300)
+    )
+    assert long < 0.6 * short
+
+
+@pytest.mark.slow
+def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(512) % 10
+    images = rng.integers(0, 60, (512, 28, 28)).astype(np.uint8)
+    for image, label in zip(images, labels):
+        image[2 * label : 2 * label + 4] += 90
+    parts = {"x_train": images, "y_train": labels, "x_test": images[:100], "y_test": labels[:100]}
+    np.savez(tmp_path / "mnist.npz", **parts)
+    options = ["--epochs", "8", "--hidden", "32", "--layers", "1", "--repeats", "2"]
+    out = mnist.main(["--data", str(tmp_path), "--picture", str(tmp_path / "curve.png"), *options])
+    assert list(out["errors"]) == list(mnist.PUBLISHED)
+    assert out["errors"]["no dropout"] < 50  # of 90 by guessing
+    passes = {number: np.mean(errors) for number, errors in out["passes"].items()}
+    assert passes[100] < passes[1]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, (line for line in printed if "picture:" not in line))) <= 80
+
+
+@pytest.mark.parametrize("program", [uci, mnist], ids=["uci", "mnist"])
+def test_without_data_it_says_where_they_are(capsys, program):
+    with pytest.raises(SystemExit):
+        program.main([])
+    assert "--data: expected a folder" in capsys.readouterr().err
+
+
+def test_units_stay_within_their_ball():
+    variables = {"params": {"Dense_0": {"kernel": np.full((4, 2), 3.0), "bias": np.full(2, 9.0)}}}
+    bound = mnist._bound(variables)["params"]["Dense_0"]
+    np.testing.assert_allclose(np.linalg.norm(bound["kernel"], axis=0), 2, rtol=1e-6)
+    np.testing.assert_array_equal(bound["bias"], 9)
