@@ -83,7 +83,7 @@ def test_scores_are_those_of_the_samples():
     np.testing.assert_allclose(likelihood, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("protocol", ["icml", "grid"])
+@pytest.mark.parametrize("protocol", ["icml", pytest.param("grid", marks=pytest.mark.slow)])
 def test_uci_runs_on_known_and_unknown_sets(capsys, tmp_path, protocol):
     write_sets(tmp_path)
     options = ["--splits", "2", "--samples", "20", "--epochs", "30", "--protocol", protocol]
