@@ -107,6 +107,16 @@ def draws_any(rates, deterministic):
     return any(_drop.draws(rate, deterministic) for rate in known)
 
 
+def common_rate(rates):
+    """The one rate of all that drop, 0 if none does; None if they differ or are not known."""
+    found = {0.0}
+    for rate in rates:
+        known = _rate.check_rate(rate)
+        found.add(known if isinstance(known, float) else None)
+    found -= {0.0}
+    return 0.0 if not found else found.pop() if len(found) == 1 else None
+
+
 def is_off(rates, deterministic):
     """Whether nothing is dropped, as is known now."""
     off = all(isinstance(rate, numbers.Real) and rate == 0 for rate in rates)
