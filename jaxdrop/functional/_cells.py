@@ -22,10 +22,6 @@ from jaxdrop.masks import _keys, _layout, _mask, _rate, _sharding
 class CellCarry(NamedTuple):
     """The carry of a cell that drops: the state of the wrapped cell, and the masks of a sequence.
 
-    Where masks should be new and the state go on, as from one stretch of a long text to the next,
-    take the state of the last carry into one of a fresh ``initialize_carry``:
-    ``fresh._replace(state=last.state)``.
-
     Attributes:
         state: carry of the wrapped cell.
         masks: packed bits of the masks, or what else lasts for a sequence.
@@ -33,6 +29,21 @@ class CellCarry(NamedTuple):
 
     state: Any
     masks: Any
+
+    def resume(self, last):
+        """These masks, and the state that another carry has come to.
+
+        For a long sequence in stretches, each of which has masks of its own:
+        ``cell.initialize_carry(key, shape).resume(last)``.
+
+        Args:
+            last: carry of the same cell, with masks or without.
+
+        Returns:
+            A carry with the structure of this one.
+        """
+        inner = self.state.resume(last) if isinstance(self.state, CellCarry) else innermost(last)
+        return self._replace(state=inner)
 
 
 class Effects(NamedTuple):

@@ -57,7 +57,9 @@ class CellWrapper(nn.RNNCellBase):
             input_shape: shape of the inputs of one step.
 
         Returns:
-            A `CellCarry`, or the carry of the wrapped cell if nothing is drawn.
+            A `CellCarry` of ``state`` and ``masks``, or the carry of the wrapped cell if nothing
+            is drawn. Given back as ``initial_carry`` it goes on with the same masks;
+            ``fresh.resume(last)`` goes on from the state of ``last`` with those of ``fresh``.
         """
         state = self.cell.initialize_carry(rng, input_shape)
         flag = self.resolve()

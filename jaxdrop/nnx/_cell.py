@@ -55,7 +55,9 @@ class CellWrapper(Switchable, nnx.RNNCellBase):
             carry_init: initializer of that state.
 
         Returns:
-            A `CellCarry`, or the carry of the wrapped cell if nothing is drawn.
+            A `CellCarry` of ``state`` and ``masks``, or the carry of the wrapped cell if nothing
+            is drawn. Given back as ``initial_carry`` it goes on with the same masks;
+            ``fresh.resume(last)`` goes on from the state of ``last`` with those of ``fresh``.
         """
         state = self.cell.initialize_carry(input_shape, rngs, carry_init)
         flag = self.resolve(None)
