@@ -54,7 +54,8 @@ class WeightDropCell(CellWrapper):
         def parameters(carry, inputs):
             return cell.init(jax.random.key(0), carry, inputs)["params"]
 
-        params = jax.eval_shape(parameters, _cells.innermost(state), inputs)
+        with jax.numpy_dtype_promotion("standard"):  # only shapes are asked for
+            params = jax.eval_shape(parameters, _cells.innermost(state), inputs)
         return _weight_drop_cell.draw(key, self.rate, flag, params, cell)
 
     def effects(self, masks, flag):
