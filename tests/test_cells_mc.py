@@ -113,12 +113,12 @@ class Reader(nn.Module):
     @nn.compact
     def __call__(self, x):
         flag = {"deterministic": self.deterministic}
-        cell = jaxdrop.linen.VariationalCell(nn.OptimizedLSTMCell(48), 0.1, 0.4, 0.5, **flag)
+        cell = jaxdrop.linen.VariationalCell(nn.OptimizedLSTMCell(64), 0.1, 0.3, 0.3, **flag)
         h = nn.RNN(jaxdrop.linen.WeightDropCell(cell, 0.2, **flag))(x)
         return nn.Dense(10)(h[:, -1])
 
 
-def trained(x, labels, steps=250):
+def trained(x, labels, steps=400):
     """Variables of a `Reader` after some steps of Adam."""
     variables = Reader().init(key(), x)
     optimizer = optax.adam(1e-2)
@@ -144,10 +144,10 @@ def test_digits_read_row_by_row_are_better_calibrated_by_monte_carlo():
     digits = load_digits()
     x = jnp.asarray(digits.images / 16, jnp.float32)
     labels = jnp.asarray(digits.target)
-    train, held_out = slice(0, 200), slice(400, None)
+    train, held_out = slice(0, 300), slice(600, None)
     # Few of them, so that a network can be too sure of itself.
     variables, losses = trained(x[train], labels[train])
-    assert losses[-10:].mean() < 0.35 * losses[:10].mean()
+    assert losses[-10:].mean() < 0.1 * losses[:10].mean()
 
     fn = mc.from_linen(Reader(), variables)
     summary = mc.classification()
@@ -163,5 +163,4 @@ def test_digits_read_row_by_row_are_better_calibrated_by_monte_carlo():
         )
         for p in (once, sampled)
     ]
-    print(accuracy, scores)
     assert scores[1][0] < scores[0][0] and scores[1][1] < scores[0][1]
