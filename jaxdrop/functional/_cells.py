@@ -9,7 +9,7 @@ any other and then packed along its last axis, since Flax picks from stacked car
 import functools
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def draws_any(rates, deterministic):
 
 def common_rate(rates):
     """The one rate of all that drop, 0 if none does; None if they differ or are not known."""
-    found = {0.0}
+    found: set[float | None] = {0.0}
     for rate in rates:
         known = _rate.check_rate(rate)
         found.add(known if isinstance(known, float) else None)
@@ -203,7 +203,7 @@ def _select(words, keep_prob, x):
     return jnp.where(keep, scaled, jnp.zeros((), scaled.dtype)).astype(x.dtype)
 
 
-def refuse_carry(carry, name):
+def refuse_carry(carry, name) -> NoReturn:
     """Raises for a carry without the masks that a cell needs."""
     raise TypeError(
         f"carry: expected a CellCarry with the masks of a {name}, got {type(carry).__name__}; "
@@ -211,7 +211,7 @@ def refuse_carry(carry, name):
     )
 
 
-def refuse_untied(cell):
+def refuse_untied(cell) -> NoReturn:
     """Raises for a cell whose gates cannot have masks of their own."""
     raise ValueError(
         f"tied: expected True for a cell whose gates are no layers of their own, got False for "

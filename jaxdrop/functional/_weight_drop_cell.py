@@ -43,7 +43,9 @@ def draw(key, rate, deterministic, params, cell) -> WeightMasks:
             f"the parameters {[names_of(path) for path, _ in leaves]} of {type(cell).__name__}; "
             "rename the layers, or use DropConnect"
         )
-    words = [draw_words(keys[n], rate, deterministic, leaves[n][1].shape) for n in chosen]
+    words: list[Any] = [
+        draw_words(keys[n], rate, deterministic, leaves[n][1].shape) for n in chosen
+    ]
     return WeightMasks(tuple(one[None] for one in words))
 
 

@@ -65,8 +65,8 @@ def effects(clock: ZoneoutClock | None, rate, deterministic) -> Effects:
             keys = list(jax.random.split(clock.key(), len(rates)))
         old, structure = jax.tree.flatten(old)
         return structure.unflatten(
-            _zoneout(key, *states, rate, deterministic)
-            for key, *states, rate in zip(keys, old, jax.tree.leaves(new), rates)
+            _zoneout(key, before, after, rate, deterministic)
+            for key, before, after, rate in zip(keys, old, jax.tree.leaves(new), rates)
         )
 
     return Effects(update=update)
