@@ -10,7 +10,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first import
 import jax
 from tqdm import tqdm
 
-from benchmarks import _elementwise, _programs, _report, _tpu
+from benchmarks import _elementwise, _programs, _recurrent_step, _report, _tpu
 
 _SECTIONS = {
     "forward": _elementwise.forward,
@@ -23,6 +23,7 @@ _SECTIONS = {
     "temporaries": _programs.temporaries,
     "compilation": _programs.compilation,
     "training": _programs.training,
+    "recurrent": _recurrent_step.recurrent,
     "tpu": _tpu.tpu,
 }
 
@@ -39,6 +40,7 @@ class Budget(NamedTuple):
         compilations: how often each training step is compiled.
         encoder: width and (batch, length) of the encoder that is trained.
         layers: its layers.
+        recurrent: width, batch and time steps of the recurrent net.
         stride: every how manieth of the small shapes is timed.
     """
 
@@ -50,11 +52,12 @@ class Budget(NamedTuple):
     compilations: int
     encoder: tuple[int, tuple[int, int]]
     layers: int
+    recurrent: tuple[int, int, int]
     stride: int
 
 
-_FULL = Budget((4096, 4096), (8192, 1024), 24, 25, 30.0, 3, (256, (8, 128)), 4, 1)
-_QUICK = Budget((512, 512), (512, 128), 2, 3, 0.3, 1, (64, (2, 32)), 1, 4)
+_FULL = Budget((4096, 4096), (8192, 1024), 24, 25, 30.0, 3, (256, (8, 128)), 4, (200, 20, 35), 1)
+_QUICK = Budget((512, 512), (512, 128), 2, 3, 0.3, 1, (64, (2, 32)), 1, (32, 4, 8), 4)
 
 
 def main(arguments=None):

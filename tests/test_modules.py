@@ -46,6 +46,8 @@ NOT_LAYERS = {
 HAS_PARAMETERS = {"concrete_dropout", "variational_gaussian_dropout"}
 # Those whose class is called another way: the same is checked in a file of their own.
 OWN_TESTS = {"drop_connect", "token_dropout", "word_dropout", "zoneout"}
+# Classes without a function, since they wrap a cell: test_cells.py.
+CELLS = {"VariationalCell", "WeightDropCell", "ZoneoutCell"}
 # What a function works on, where that is not called x, and what it takes in place of a rate.
 INPUTS = {"drop_connect": ("params",), "zoneout": ("h_old", "h_new")}
 LEVELS = {"gaussian_noise": "stddev"}
@@ -90,7 +92,7 @@ def case(name):
 @each_floor
 def test_classes_are_named_for_the_functions(floor):
     classes = {name for name in floor.__all__ if name[0].isupper()}
-    assert classes == {class_name(name) for name in LAYERS}
+    assert classes == {class_name(name) for name in LAYERS} | CELLS
     for name in classes:
         assert getattr(floor, name).__name__ == name
 
@@ -114,6 +116,16 @@ def test_parameters_of_a_class_are_those_of_its_function(floor, name):
     level = LEVELS.get(name, "rate"), default
     found = parameters(cls.__init__, "layer")  # which a class wraps in place of an input
     assert list(found.items()) == [level, *own.items(), *rest]
+
+
+@pytest.mark.parametrize("name", sorted(CELLS))
+def test_cells_of_both_floors_have_the_same_parameters(name):
+    linen, nnx = (
+        parameters(getattr(floor, name).__init__, "parent", "name", "rngs") for floor in FLAX
+    )
+    assert list(linen) == list(nnx)
+    linen["deterministic"], nnx["deterministic"] = None, None  # each floor as its Dropout
+    assert linen == nnx
 
 
 @each_floor

@@ -66,7 +66,7 @@ def drop_connect(
     """
     rate, flag = _rate.check_rate(rate), check_flag(deterministic)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    chosen = _chosen([(_names(path), leaf) for path, leaf in leaves], where)
+    chosen = _chosen([(names_of(path), leaf) for path, leaf in leaves], where)
     if flag is True or (isinstance(rate, float) and rate == 0.0):
         return params
     keys = [None] * len(leaves)
@@ -103,7 +103,7 @@ def _chosen(leaves, where):
     return chosen
 
 
-def _names(path):
+def names_of(path):
     """Names and numbers of a path, whatever the kind of its nodes."""
     return tuple(
         next((getattr(k, a) for a in ("key", "idx", "name") if hasattr(k, a)), str(k)) for k in path

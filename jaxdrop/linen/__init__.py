@@ -17,12 +17,15 @@ from jaxdrop.linen._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
 from jaxdrop.linen._token_dropout import TokenDropout as TokenDropout
+from jaxdrop.linen._variational_cell import VariationalCell as VariationalCell
 from jaxdrop.linen._variational_dropout import VariationalDropout as VariationalDropout
 from jaxdrop.linen._variational_gaussian_dropout import (
     VariationalGaussianDropout as VariationalGaussianDropout,
 )
+from jaxdrop.linen._weight_drop_cell import WeightDropCell as WeightDropCell
 from jaxdrop.linen._word_dropout import WordDropout as WordDropout
 from jaxdrop.linen._zoneout import Zoneout as Zoneout
+from jaxdrop.linen._zoneout_cell import ZoneoutCell as ZoneoutCell
 
 __all__ = [
     "AlphaDropout",
@@ -41,9 +44,12 @@ __all__ = [
     "MCDropout",
     "SpatialDropout",
     "TokenDropout",
+    "VariationalCell",
     "VariationalDropout",
     "VariationalGaussianDropout",
+    "WeightDropCell",
     "WordDropout",
     "Zoneout",
+    "ZoneoutCell",
     "replace_dropout",
 ]

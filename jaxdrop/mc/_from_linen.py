@@ -7,7 +7,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from jaxdrop.functional import _cells
 from jaxdrop.linen._base import Dropper, adapted
+from jaxdrop.linen._cell import CellWrapper
 from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.mc._site import is_live, mark, site_key
 
@@ -38,11 +40,12 @@ class LinenFn:
 def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> LinenFn:
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
-    Every ``flax.linen.Dropout``, every dropout class of jaxdrop and the dropout inside Flax's
-    attention drops, whatever the model's ``train`` or ``deterministic`` arguments say; nothing else
-    changes. BatchNorm keeps its running averages, no collection is written, the model and its code
-    stay as they are. The same key gives the same sub-network. Call it as the model is called for
-    evaluation, for example with ``train=False``.
+    Every ``flax.linen.Dropout``, every dropout class of jaxdrop (in its recurrent cells with one
+    sub-network a sequence) and the dropout inside Flax's attention drops, whatever the model's
+    ``train`` or ``deterministic`` arguments say; nothing else changes. BatchNorm keeps its running
+    averages, no collection is written, the model and its code stay as they are. The same key gives
+    the same sub-network. Call it as the model is called for evaluation, for example with
+    ``train=False``.
 
     The function is a pytree whose leaves are the variables, so it may be an argument of a jitted
     function, and new variables of the same shapes need no new compilation.
@@ -82,6 +85,8 @@ def _interceptor():
 
     def turn_dropout_on(next_method, args, kwargs, context):
         module = context.module
+        if isinstance(module, CellWrapper):
+            return _live_cell(next_method, module, context.method_name, args, kwargs)
         if context.method_name == "__call__":
             if isinstance(module, nn.Dropout | Dropper):
                 return _live_call(next_method, module, args, kwargs)
@@ -127,3 +132,16 @@ def _live_attention(next_method, module, args, kwargs):
     finally:
         object.__setattr__(module, "deterministic", switch)
     return mark(output, module.path, type(module), rate, live) if rate else output
+
+
+def _live_cell(next_method, module, method_name, args, kwargs):
+    """A method of a recurrent cell that drops, with masks from the key of the pass."""
+    if method_name == "resolve":
+        return False
+    result = next_method(*args, **kwargs)
+    if method_name == "sequence_key" and module.scope is not None:
+        return site_key(result, module.path)
+    if method_name == "initialize_carry":
+        rate = _cells.common_rate(module.rates)
+        return mark(result, module.path, type(module), rate, is_live(rate, False))
+    return result

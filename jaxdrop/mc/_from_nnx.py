@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jaxdrop.functional import _cells
 from jaxdrop.mc._site import is_live, mark, site_key
 from jaxdrop.nnx._base import Dropper
+from jaxdrop.nnx._cell import CellWrapper
 from jaxdrop.nnx._dropout import MCDropout
 from jaxdrop.nnx._replace import replace_dropout
 
@@ -32,12 +34,12 @@ class NnxFn:
 def from_nnx(model: nnx.Module) -> NnxFn:
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
-    Every ``flax.nnx.Dropout``, every dropout class of jaxdrop and the dropout inside Flax's
-    attention drops, whether or not ``eval()`` was called and whatever the model passes down;
-    nothing else changes. BatchNorm uses its running
+    Every ``flax.nnx.Dropout``, every dropout class of jaxdrop (in its recurrent cells with one
+    sub-network a sequence) and the dropout inside Flax's attention drops, whether or not ``eval()``
+    was called and whatever the model passes down; nothing else changes. BatchNorm uses its running
     averages and leaves them alone. The function holds a snapshot of the model: the model itself is
-    never changed, and training it further does not change the function. The same key gives the
-    same sub-network.
+    never changed, and training it further does not change the function. The same key gives the same
+    sub-network.
 
     The function mutates nothing that is seen from outside, so it runs inside every transform of
     JAX. It is a pytree whose leaves are the state of the model, so it may be an argument of a
@@ -114,7 +116,21 @@ class _LiveAttention(_Live):
         return mark(output, self.site_path, type(self), self.dropout_rate, True)
 
 
+class _LiveCell(_Live):
+    rates: tuple
+
+    def resolve(self, deterministic):
+        return False
+
+    def initialize_carry(self, *args, **kwargs):
+        carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
+        rate = _cells.common_rate(self.rates)
+        return mark(carry, self.site_path, type(self), rate, is_live(rate, False))
+
+
 def _live_mixin(node):
+    if isinstance(node, CellWrapper):
+        return _LiveCell
     if isinstance(node, nnx.Dropout | Dropper):
         return _LiveDropout
     if isinstance(node, nnx.MultiHeadAttention) and is_live(node.dropout_rate, False):

@@ -83,11 +83,11 @@ class DropConnect(Switchable):
         nnx.replace_by_pure_dict(params, dropped)
         copy = nnx.merge(graph, params, others, copy=True)
         output = copy(*args, **kwargs)
-        _update_changed(self.layer, others, nnx.state(copy, nnx.Not(nnx.Param)))
+        update_changed(self.layer, others, nnx.state(copy, nnx.Not(nnx.Param)))
         return output
 
 
-def _update_changed(layer, before, after):
+def update_changed(layer, before, after):
     """Gives the layer what differs: the transforms of JAX refuse to write to it, even the same."""
     values = {path: variable.get_value() for path, variable in nnx.to_flat_state(before)}
     changed = [

@@ -1,0 +1,57 @@
+"""Zoneout inside a recurrent cell."""
+
+from typing import Any
+
+from jaxdrop.functional import _cells, _zoneout_cell
+from jaxdrop.linen._cell import CellWrapper
+
+
+class ZoneoutCell(CellWrapper):
+    """Runs a recurrent cell that keeps the old value of entries of its state at random.
+
+    At every step each entry of the memory and of the hidden state stays what it was with
+    probability ``rate``; decided anew at every step, or an entry would never move. The output of
+    Flax's cells is the hidden state, so it shows the same. When switched off, every step takes the
+    mean of old and new state. The carry holds a key and the number of the step:
+    ``nn.RNN`` and ``nn.Bidirectional`` need no arguments. The parameters are
+    those of the cell, in the same places.
+
+    Attributes:
+        cell: any Flax cell, or another cell of jaxdrop.
+        rate: probability of keeping the old value, in [0, 1]; one for all of the state, or a pair
+            for the memory and the hidden state of an LSTM.
+        deterministic: if true, every step takes the mean.
+        rng_collection: collection that the key is taken from, one for a sequence.
+
+    Example:
+        >>> cell = ZoneoutCell(nn.LSTMCell(8), 0.5, deterministic=False)
+        >>> x = jnp.ones((2, 5, 4))
+        >>> variables = nn.RNN(cell).init(jax.random.key(0), x)
+        >>> nn.RNN(cell).apply(variables, x, rngs={"dropout": jax.random.key(1)}).shape
+        (2, 5, 8)
+
+    References:
+        Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
+        2017, eq. 2 to 4.
+    """
+
+    rate: Any
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    kind = _zoneout_cell.ZoneoutClock
+
+    @property
+    def rates(self):
+        return _zoneout_cell.rates_of(self.rate)
+
+    def draw(self, key, flag, state, input_shape):
+        return _zoneout_cell.start(key)
+
+    def effects(self, masks, flag):
+        if _cells.is_off(self.rates, False):
+            return None
+        return _zoneout_cell.effects(masks, self.rate, flag)
+
+    def advance(self, masks):
+        return _zoneout_cell.tick(masks)
