@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxdrop import mc
+from jaxdrop import linen, mc
 from tests import models
 from tests.cases import assert_probability, assert_same_bits, data, key
 
@@ -151,17 +151,16 @@ def test_nnx_module_is_left_without_a_stream():
     assert type(model.attention) is nnx.MultiHeadAttention
 
 
-def test_heads_examples_and_flags_stay_those_of_flax():
-    """``broadcast_dropout`` decides what shares a mask, as it does in training."""
+def test_examples_have_masks_of_their_own_unless_the_user_shares_them():
+    """Whatever ``broadcast_dropout`` says, whose default in Flax is one mask for all."""
     x, variables = jnp.ones((3, 64, 8)), None
-    for shared in (True, False):
-        attention = nn.MultiHeadDotProductAttention(
-            2, dropout_rate=0.5, deterministic=True, broadcast_dropout=shared
-        )
+    shared = functools.partial(linen.attention_fn, broadcast_dims=(0, 1))
+    for own in ({}, {"broadcast_dropout": False}, {"attention_fn": shared}):
+        attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5, deterministic=True, **own)
         variables = variables or jax.jit(attention.init)(key(), x)
         y = np.asarray(jax.jit(mc.from_linen(attention, variables))(key(), x))
         same = np.ptp(y, axis=0).max() < 1e-6
-        assert same == shared
+        assert same == ("attention_fn" in own)
 
 
 def test_decisions_of_stacked_layers_differ():

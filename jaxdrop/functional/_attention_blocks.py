@@ -52,7 +52,7 @@ class Fixed(NamedTuple):
 
 def attend_blocks(settings: Settings, arrays: Arrays, limits: Limits, dropout_key, rate):
     """(B, N, T, H) in float32 or wider."""
-    cipher_key = None if settings.mode == "none" else _draw.cipher_words(dropout_key)
+    cipher_key = None if settings.mode == "none" else _draw.cipher_words(dropout_key, rate)
     rate = None if settings.rate is not None else lax.stop_gradient(rate)
     fixed = Fixed(limits, cipher_key, rate, None)
     if settings.mode == "keys":
@@ -241,7 +241,7 @@ def _of_block(arrays, block):
 def _start(step, arrays, blocks):
     """The carry before the first block, sharded like that after it."""
     query, value = arrays.query, arrays.value
-    out = jnp.zeros((*query.shape[:3], value.shape[3]), jnp.promote_types(value.dtype, jnp.float32))
+    out = jnp.zeros((*query.shape[:3], value.shape[3]), _mask.wide_dtype(value))
     row = jnp.zeros(query.shape[:3], jnp.float32)
     after, _ = step((out, row - jnp.inf, row), _first(blocks))
     return tuple(_filled(x, fill) for x, fill in zip(after, (0, -np.inf, 0)))

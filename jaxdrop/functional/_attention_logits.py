@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdrop.masks import _mask
+
 
 class Arrays(NamedTuple):
     """What attention is differentiated by; heads come before positions.
@@ -73,7 +75,7 @@ def least_logit(dtype):
 def logits(arrays: Arrays, allowed, settings: Settings):
     """(B, N, T, s) in float32 or wider, from keys and a bias of the block."""
     query, key = arrays.query, arrays.key
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = _mask.wide_dtype(query)
     scores = _products(query, key, wide)
     scale = settings.scale if arrays.scale is None else arrays.scale
     scores = scores * jnp.asarray(scale, wide)
@@ -86,7 +88,7 @@ def logits(arrays: Arrays, allowed, settings: Settings):
 
 def weighted_sum(weights, value):
     """(B, N, T, H) in float32 or wider, from weights (B, N, T, s) and values (B, K, s, H)."""
-    wide = jnp.promote_types(value.dtype, jnp.float32)
+    wide = _mask.wide_dtype(value)
     weights = weights.astype(value.dtype)
     heads, groups = value.shape[1], weights.shape[1] // value.shape[1]
     if groups == 1:
@@ -136,13 +138,12 @@ def _products(query, key, wide):
 
 
 def _einsum(formula, first, second, wide):
-    """A product summed in float32; narrow numbers in the backward pass as well."""
-    presets = {
-        jnp.dtype(jnp.bfloat16): lax.DotAlgorithmPreset.BF16_BF16_F32,
-        jnp.dtype(jnp.float16): lax.DotAlgorithmPreset.F16_F16_F32,
-    }
-    preset = presets.get(jnp.dtype(first.dtype))
-    return jnp.einsum(formula, first, second, precision=preset, preferred_element_type=wide)
+    """A product summed in float32 or wider."""
+    # Without it the backward pass would multiply bfloat16 by float32. The one for float16 is not
+    # to be had on CPUs.
+    bfloat16 = first.dtype == jnp.bfloat16
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if bfloat16 else None
+    return jnp.einsum(formula, first, second, precision=precision, preferred_element_type=wide)
 
 
 def _mask_block(mask, keys, start, size):

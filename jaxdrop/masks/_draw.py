@@ -44,16 +44,24 @@ def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
     words, used = _keys.words(key)
     sharding = _sharding.words_sharding(layout, sharding)
     numbers = _word_numbers(layout.words_shape, sharding)
-    # Seen by the newest jax only if the result depends on it; with a static rate it sees it
-    # anyway, and takes a use in the result for a second one where checkpoint computes again.
-    used = None if isinstance(rate, float) else used
+    used = _counted(used, rate)
     return compare(_cipher_key(words), numbers, rate, layout, sharding, least_bits, used=used)
 
 
-def cipher_words(key):
+def cipher_words(key, rate):
     """The two words that stand for a key in `compare`, as one array; uses the key up."""
     words, used = _keys.words(key)
-    return jnp.stack(_cipher_key(words)) ^ (used & np.uint32(0))
+    stacked, used = jnp.stack(_cipher_key(words)), _counted(used, rate)
+    return stacked if used is None else stacked ^ (used & np.uint32(0))
+
+
+def _counted(used, rate):
+    """What a result has to depend on for the use of the key to be seen, or None.
+
+    Seen by the newest jax only if the result depends on it; with a static rate it sees it anyway,
+    and takes a use in the result for a second one where checkpoint computes again.
+    """
+    return None if isinstance(rate, float) else used
 
 
 def compare(cipher_key, numbers, rate, layout, sharding, least_bits=16, used=None, align=None):

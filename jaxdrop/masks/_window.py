@@ -44,7 +44,7 @@ def draw_window(cipher_key, rate, window: Window, *, like=None):
     """``(keep, keep_prob)`` of a window: bit for bit that part of ``_mask.draw(key, rate, shape)``.
 
     Args:
-        cipher_key: ``_draw.cipher_words(key)``; taken once for all windows.
+        cipher_key: ``_draw.cipher_words(key, rate)``; taken once for all windows.
         rate: a Python float, or an array that broadcasts to the whole mask.
         window: what to draw.
         like: array that the window broadcasts to, whose sharding it takes, or None.

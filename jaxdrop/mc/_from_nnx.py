@@ -34,10 +34,10 @@ def from_nnx(model: nnx.Module) -> NnxFn:
 
     Every ``flax.nnx.Dropout``, every dropout class of jaxdrop and the dropout inside Flax's
     attention drops, whether or not ``eval()`` was called and whatever the model passes down;
-    nothing else changes. BatchNorm uses its running
-    averages and leaves them alone. The function holds a snapshot of the model: the model itself is
-    never changed, and training it further does not change the function. The same key gives the
-    same sub-network.
+    nothing else changes. BatchNorm uses its running averages and leaves them alone. Attention draws
+    a mask for each example and head, unless it has an ``attention_fn`` of the user's own. The
+    function holds a snapshot of the model: the model itself is never changed, and training it
+    further does not change the function. The same key gives the same sub-network.
 
     The function mutates nothing that is seen from outside, so it runs inside every transform of
     JAX. It is a pytree whose leaves are the state of the model, so it may be an argument of a
