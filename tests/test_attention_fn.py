@@ -139,10 +139,10 @@ def test_any_number_of_axes_of_examples(floor, batch):
 def test_it_computes_in_the_dtype_that_is_asked_for(floor, dtype):
     arrays = [data((2, 6, 2, 4)) for _ in range(3)]
     for flag in (True, False):
-        own = {"dropout_rate": RATE, "dropout_rng": key(), "deterministic": flag}
-        y = FUNCTIONS[floor](*arrays, dtype=dtype, **own)
+        own = {"dropout_rate": RATE, "deterministic": flag}
+        y = FUNCTIONS[floor](*arrays, dtype=dtype, dropout_rng=key(), **own)
         assert y.dtype == dtype
-        full = FUNCTIONS[floor](*arrays, **own)
+        full = FUNCTIONS[floor](*arrays, dropout_rng=key(), **own)
         np.testing.assert_allclose(y.astype(jnp.float32), full, rtol=0.1, atol=0.05)
 
 
@@ -187,6 +187,7 @@ def test_linen_weights_are_sown_before_dropout():
         np.testing.assert_allclose(sown[name], sown["flax"], rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 def test_nnx_weights_are_sown_before_dropout():
     x = data((2, 6, 8))
     for flag in (True, False):

@@ -376,6 +376,24 @@ def test_derivatives_are_those_of_the_equations(block_size, name, mode):
 
 
 @each_block
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gradients_of_narrow_numbers(block_size, promotion, dtype):
+    arrays = inputs(dtype=dtype)
+
+    def loss(q, k, v):
+        return jnp.sum(attend(q, k, v, block_size=block_size).astype(jnp.float32))
+
+    with jax.numpy_dtype_promotion(promotion):
+        gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
+    exact = jax.grad(loss, (0, 1, 2))(*(x.astype(jnp.float32) for x in arrays))
+    for narrow, full in zip(gradients, exact):
+        assert narrow.dtype == dtype
+        eps = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(narrow.astype(jnp.float32), full, rtol=8 * eps, atol=8 * eps)
+
+
+@each_block
 def test_a_derivative_by_one_argument_alone(block_size):
     q, k, v = inputs()
     everything = jax.grad(lambda *x: jnp.sum(attend(*x, block_size=block_size) ** 2), (0, 1, 2))

@@ -18,7 +18,7 @@ QUERIES = 2**14
 
 
 class Attention(nn.Module):
-    """All queries look at one key, so its weight is 1, or 0 where it is dropped."""
+    """All queries of one head look at one key: its weight is 1, or 0 where it is dropped."""
 
     how: str
     rate: float = RATE
@@ -30,7 +30,7 @@ class Attention(nn.Module):
             cls = nn.MultiHeadAttention  # calls its parent's call
         elif self.how == "remat":
             cls = nn.remat(nn.MultiHeadDotProductAttention)
-        make = functools.partial(cls, 2, dropout_rate=self.rate, name="attention")
+        make = functools.partial(cls, 1, dropout_rate=self.rate, name="attention")
         if self.how == "argument":
             return make()(x, x[:, :1], deterministic=not train)
         return make(deterministic=not train)(x, x[:, :1])
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 class NnxAttention(nnx.Module):
     def __init__(self, keep_rngs, flag, rate=RATE):
         self.attention = nnx.MultiHeadAttention(
-            2,
+            1,
             8,
             dropout_rate=rate,
             deterministic=flag,
@@ -124,7 +124,7 @@ def test_flag_of_a_linen_module_is_put_back():
     class Twice(nn.Module):
         def setup(self):
             self.attention = nn.MultiHeadDotProductAttention(
-                2, dropout_rate=0.5, deterministic=True
+                1, dropout_rate=0.5, deterministic=True
             )
 
         def __call__(self, x):
@@ -171,7 +171,7 @@ def test_decisions_of_stacked_layers_differ():
             @nnx.split_rngs(splits=3)
             @nnx.vmap
             def layers(rngs):
-                return nnx.MultiHeadAttention(2, 8, dropout_rate=0.5, decode=False, rngs=rngs)
+                return nnx.MultiHeadAttention(1, 8, dropout_rate=0.5, decode=False, rngs=rngs)
 
             self.layers = layers(nnx.Rngs(0))
 

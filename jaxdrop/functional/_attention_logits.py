@@ -5,6 +5,7 @@ B batch, T queries, S keys, N query heads, K key heads, G = N / K, H features; s
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -139,10 +140,11 @@ def _products(query, key, wide):
 
 def _einsum(formula, first, second, wide):
     """A product summed in float32 or wider."""
-    # Without it the backward pass would multiply bfloat16 by float32. The one for float16 is not
-    # to be had on CPUs.
-    bfloat16 = first.dtype == jnp.bfloat16
-    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if bfloat16 else None
+    # The preset lets the backward pass multiply bfloat16 by bfloat16, as jax.nn does; its
+    # transpose does not work while promotion is strict. The one of float16 CPUs do not have.
+    strict = jax.config.jax_numpy_dtype_promotion == "strict"  # pyright: ignore
+    preset = first.dtype == jnp.bfloat16 and not strict
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if preset else None
     return jnp.einsum(formula, first, second, precision=precision, preferred_element_type=wide)
 
 
