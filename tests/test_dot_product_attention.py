@@ -149,11 +149,10 @@ def test_narrow_numbers_are_rounded_late(block_size, dtype):
 
 def test_the_axis_of_examples_may_be_missing():
     q, k, v = inputs()
-    for block_size in (None, 8):
-        for mode in ("weights", "keys", "heads"):
-            y = attend(q[0], k[0], v[0], block_size=block_size, mode=mode)
-            whole = attend(q[:1], k[:1], v[:1], block_size=block_size, mode=mode)
-            np.testing.assert_allclose(y, whole[0], rtol=1e-5, atol=1e-6)
+    for own in ({}, {"block_size": 8, "mode": "keys"}, {"mode": "heads"}):
+        y = attend(q[0], k[0], v[0], **own)
+        whole = attend(q[:1], k[:1], v[:1], **own)
+        np.testing.assert_allclose(y, whole[0], rtol=1e-5, atol=1e-6)
 
 
 # Switched off.
@@ -353,7 +352,7 @@ def derivatives(fn, primals, tangents, cotangent):
 
 @pytest.mark.parametrize("mode", ["weights", "keys"])
 @pytest.mark.parametrize("name", ["grouped", "all"])
-@pytest.mark.parametrize("block_size", [None, 8, 20])
+@pytest.mark.parametrize("block_size", [None, 8, pytest.param(20, marks=pytest.mark.slow)])
 def test_derivatives_are_those_of_the_equations(block_size, name, mode):
     (q, k, v), arguments = split(OPTIONS[name])
     arguments.pop("bias", None)
@@ -519,7 +518,7 @@ def test_transforms_give_what_single_calls_give(block_size, mode):
 
 
 @each_block
-@pytest.mark.parametrize("mode", ["weights", "keys", "heads"])
+@pytest.mark.parametrize("mode", ["weights", "keys", pytest.param("heads", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
 def test_examples_and_heads_may_be_split(axis_type, block_size, mode):
     """Over devices, without a collective."""
