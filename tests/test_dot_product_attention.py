@@ -557,3 +557,14 @@ def test_it_runs_inside_shard_map(block_size):
         parts = (x[i : i + 1] for x in arrays)
         expected = jaxdrop.dot_product_attention(own, *parts, RATE, block_size=block_size)
         np.testing.assert_allclose(y[i : i + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@each_block
+@each_mode
+@pytest.mark.parametrize("rate", [RATE, np.float32([[RATE]])], ids=["known", "array"])
+def test_a_key_is_used_up(block_size, mode, rate):
+    arrays, once = inputs(), key()
+    call = functools.partial(jaxdrop.dot_product_attention, block_size=block_size, mode=mode)
+    call(once, *arrays, rate)
+    with pytest.raises(jax.errors.KeyReuseError):
+        call(once, *arrays, rate)

@@ -10,21 +10,30 @@ from jaxdrop.functional._attention_logits import Arrays, Limits, Settings
 from jaxdrop.functional._drop import check_axes
 from jaxdrop.masks import _mask
 
-__all__ = [
-    "Limits",
-    "arrays",
-    "check_arrays",
-    "check_bias",
-    "check_lengths",
-    "check_mask",
-    "settings",
-    "sizes",
-]
-
 _MODES = ("weights", "keys", "heads")
 
 
-def check_arrays(query, key, value):
+def checked(arrays, limits, scale, **options):
+    """The arguments of a call as `Arrays`, `Limits` and `Settings`.
+
+    The arrays have an axis of examples, and positions still before heads; the rate is open.
+    """
+    query, key, value = _check_arrays(*arrays)
+    bias, mask, query_lengths, key_lengths = limits
+    shape = _sizes(query, key)
+    settings = _settings(shape, query.shape[-1], scale, **options)
+    if bias is not None:
+        bias = _broadcasting(_mask.check_array(bias, "bias"), shape, "bias")
+    query, key, value = (x if x.ndim == 4 else x[None] for x in (query, key, value))
+    arrays = Arrays(query, key, value, bias, None if settings.scale is not None else scale)
+    lengths = (
+        _check_lengths("query_seq_lengths", query_lengths, shape[0]),
+        _check_lengths("key_value_seq_lengths", key_lengths, shape[0]),
+    )
+    return arrays, Limits(_check_mask(mask, shape), *lengths), settings
+
+
+def _check_arrays(query, key, value):
     """Query, key and value, refused unless they fit each other."""
     query = _mask.check_array(query, "query")
     if not jnp.issubdtype(query.dtype, jnp.floating):
@@ -58,17 +67,12 @@ def check_arrays(query, key, value):
     return query, key, value
 
 
-def sizes(query, key):
+def _sizes(query, key):
     """``(B, N, T, S)``."""
     return query.shape[0] if query.ndim == 4 else 1, query.shape[-2], query.shape[-3], key.shape[-3]
 
 
-def check_bias(bias, shape):
-    """The bias with rank 4, or None."""
-    return None if bias is None else _broadcasting(_mask.check_array(bias, "bias"), shape, "bias")
-
-
-def check_mask(mask, shape):
+def _check_mask(mask, shape):
     """The mask with rank 4, or None."""
     if mask is None:
         return None
@@ -81,13 +85,7 @@ def check_mask(mask, shape):
     return _broadcasting(mask, shape, "mask")
 
 
-def check_lengths(query_lengths, key_lengths, shape):
-    """Both as int32 arrays, or None."""
-    names = ("query_seq_lengths", query_lengths), ("key_value_seq_lengths", key_lengths)
-    return tuple(_check_length(name, lengths, shape[0]) for name, lengths in names)
-
-
-def settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims, block_size):
+def _settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims, block_size):
     """`Settings`, the rate still open."""
     if mode not in _MODES:
         raise ValueError(
@@ -111,14 +109,6 @@ def settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims,
     )
 
 
-def arrays(query, key, value, bias, scale):
-    """`Arrays`: with an axis of examples, heads before positions."""
-    query, key, value = (
-        jnp.swapaxes(x if x.ndim == 4 else x[None], 1, 2) for x in (query, key, value)
-    )
-    return Arrays(query, key, value, bias, scale)
-
-
 def _broadcasting(x, shape, name):
     x = x.reshape((1,) * (4 - x.ndim) + x.shape) if x.ndim < 4 else x
     try:
@@ -133,7 +123,7 @@ def _broadcasting(x, shape, name):
     return x
 
 
-def _check_length(name, lengths, examples):
+def _check_lengths(name, lengths, examples):
     if lengths is None:
         return None
     lengths = lengths if hasattr(lengths, "dtype") else jnp.asarray(lengths)

@@ -1,7 +1,6 @@
 """Attention as a whole, with dropout in it."""
 
 import functools
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxdrop.functional import _attention_arguments as _arguments
 from jaxdrop.functional._attention_blocks import attend_blocks
 from jaxdrop.functional._attention_dense import attend_dense
-from jaxdrop.functional._attention_logits import inside_queries
+from jaxdrop.functional._attention_logits import Arrays, inside_queries
 from jaxdrop.functional._drop import Flag, Key, check_flag, draws, drop
 from jaxdrop.masks import _keys, _mask, _rate
 
@@ -48,7 +47,8 @@ def dot_product_attention(
     With a ``block_size`` the keys are gone through in blocks, and no array of T times S entries is
     stored, forward or backward, beside a bias or mask of that size that is passed in. The mask of
     a block is drawn where it is used. Memory grows with T times the block, and the backward pass
-    computes the weights once more. All transforms work, forward mode too.
+    computes the weights once more. All transforms work, forward mode too. The call of ``jax.nn``
+    knows no blocks: where its array would be too large, switch off with ``jnp.array(True)``.
 
     A query that may look at no key at all looks at all of them, as in ``jax.nn``. The softmax is
     computed in float32. B examples, T queries, S keys, N query heads, K key heads (N is a
@@ -102,14 +102,9 @@ def dot_product_attention(
         "Self-attention does not need O(n^2) memory", 2021; Dao et al., "FlashAttention: fast and
         memory-efficient exact attention with IO-awareness", 2022, algorithm 4.
     """
-    query, key, value = _arguments.check_arrays(query, key, value)
-    given = query, key, value
-    own = _arguments.sizes(query, key)
-    bias, mask = _arguments.check_bias(bias, own), _arguments.check_mask(mask, own)
-    lengths = _arguments.check_lengths(query_seq_lengths, key_value_seq_lengths, own)
-    settings = _arguments.settings(
-        own,
-        query.shape[-1],
+    arrays, limits, settings = _arguments.checked(
+        (query, key, value),
+        (bias, mask, query_seq_lengths, key_value_seq_lengths),
         scale,
         is_causal=is_causal,
         window=local_window_size,
@@ -120,38 +115,48 @@ def dot_product_attention(
     rate = _rate.check_rate(rate)
     _mask.check_broadcast(rate, settings.mask_shape)
     flag = check_flag(deterministic)
-
-    def plain():
-        with jax.numpy_dtype_promotion("standard"):  # the strict one finds fault with jax.nn
-            return jax.nn.dot_product_attention(
-                *given,
-                bias,
-                mask,
-                scale=scale,
-                is_causal=is_causal,
-                query_seq_lengths=lengths[0],
-                key_value_seq_lengths=lengths[1],
-                local_window_size=local_window_size,
-                implementation=implementation,
-            )
-
+    rank = jnp.ndim(query)
+    plain = functools.partial(_plain, settings, arrays, limits, implementation, rank)
     if not draws(rate, flag):
         nothing = flag is True or rate == 0 or mode == "keys"
         return plain() if nothing else jnp.zeros_like(query)
     _keys.check_key(dropout_key, "dropout_key")
-    if mode == "heads" and block_size is None:
-        return _drop_heads(dropout_key, plain(), rate, settings.mask_shape, flag)
-    arrays = _arguments.arrays(*given, bias, None if _is_number(scale) else scale)
-    limits = _arguments.Limits(mask, *lengths)
-    if mode == "heads":
+    if mode != "heads":
+        return _dropped(settings, arrays, limits, dropout_key, rate, flag, rank)
+    if block_size is None:
+        out = plain()
+    else:
         off = settings._replace(mode="none", rate=0.0)
-        out = _attention(off, arrays, limits, None, None, None, query.ndim)
-        return _drop_heads(dropout_key, out, rate, settings.mask_shape, flag)
-    known = rate if isinstance(rate, float) and flag is False else None
-    settings = settings._replace(rate=known)
+        out = _attention(off, arrays, limits, None, None, None, rank)
+    shape = settings.mask_shape if rank == 4 else settings.mask_shape[1:]
+    return drop(dropout_key, out, rate, shape, deterministic=flag)
+
+
+def _plain(settings, arrays, limits, implementation, rank):
+    """Without dropout, by JAX."""
+    with jax.numpy_dtype_promotion("standard"):  # the strict one finds fault with jax.nn
+        out = jax.nn.dot_product_attention(
+            *arrays[:3],
+            arrays.bias,
+            limits.mask,
+            scale=settings.scale if arrays.scale is None else arrays.scale,
+            is_causal=settings.is_causal,
+            query_seq_lengths=limits.query_lengths,
+            key_value_seq_lengths=limits.key_lengths,
+            local_window_size=settings.local_window,
+            implementation=implementation,
+        )
+    return out[0] if rank == 3 else out
+
+
+def _dropped(settings, arrays, limits, dropout_key, rate, flag, rank):
+    """With dropout, a rate and a flag that are known now taking static paths."""
+    if isinstance(rate, float) and flag is False:
+        return _attention(
+            settings._replace(rate=rate), arrays, limits, dropout_key, None, None, rank
+        )
     flag = None if flag is False else flag
-    rate = None if known is not None else rate
-    return _attention(settings, arrays, limits, dropout_key, rate, flag, query.ndim)
+    return _attention(settings, arrays, limits, dropout_key, rate, flag, rank)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "rank"))
@@ -159,17 +164,10 @@ def _attention(settings, arrays, limits, dropout_key, rate, deterministic, rank)
     if deterministic is not None:
         rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
     rate = settings.rate if rate is None else rate
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in arrays[:3])
+    arrays = Arrays(*heads_first, arrays.bias, arrays.scale)
     attend = attend_dense if settings.block_size is None else attend_blocks
     out = attend(settings, arrays, limits, dropout_key, rate)
     out = jnp.swapaxes(out.astype(arrays.query.dtype), 1, 2)
     out = inside_queries(limits, out)
     return out[0] if rank == 3 else out
-
-
-def _drop_heads(dropout_key, out, rate, mask_shape, deterministic):
-    mask_shape = mask_shape if out.ndim == 4 else mask_shape[1:]
-    return drop(dropout_key, out, rate, mask_shape, deterministic=deterministic)
-
-
-def _is_number(scale):
-    return scale is None or isinstance(scale, numbers.Real)
