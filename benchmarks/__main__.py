@@ -10,7 +10,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first import
 import jax
 from tqdm import tqdm
 
-from benchmarks import _elementwise, _programs, _recurrent_step, _report, _tpu
+from benchmarks import _attention, _elementwise, _programs, _recurrent_step, _report, _tpu
 
 _SECTIONS = {
     "forward": _elementwise.forward,
@@ -24,6 +24,8 @@ _SECTIONS = {
     "compilation": _programs.compilation,
     "training": _programs.training,
     "recurrent": _recurrent_step.recurrent,
+    "attention": _attention.attention,
+    "long": _attention.long,
     "tpu": _tpu.tpu,
 }
 
@@ -42,6 +44,8 @@ class Budget(NamedTuple):
         layers: its layers.
         recurrent: width, batch and time steps of the recurrent net.
         stride: every how manieth of the small shapes is timed.
+        attention: (B, T, N, H) of the attention that is timed.
+        tokens: of the attention whose temporaries are counted.
     """
 
     large: tuple[int, int]
@@ -54,10 +58,38 @@ class Budget(NamedTuple):
     layers: int
     recurrent: tuple[int, int, int]
     stride: int
+    attention: tuple[int, int, int, int]
+    tokens: int
 
 
-_FULL = Budget((4096, 4096), (8192, 1024), 24, 25, 30.0, 3, (256, (8, 128)), 4, (200, 20, 35), 1)
-_QUICK = Budget((512, 512), (512, 128), 2, 3, 0.3, 1, (64, (2, 32)), 1, (32, 4, 8), 4)
+_FULL = Budget(
+    large=(4096, 4096),
+    net=(8192, 1024),
+    depth=24,
+    rounds=25,
+    seconds=30.0,
+    compilations=3,
+    encoder=(256, (8, 128)),
+    layers=4,
+    recurrent=(200, 20, 35),
+    stride=1,
+    attention=(1, 4096, 8, 64),
+    tokens=32768,
+)
+_QUICK = Budget(
+    large=(512, 512),
+    net=(512, 128),
+    depth=2,
+    rounds=3,
+    seconds=0.3,
+    compilations=1,
+    encoder=(64, (2, 32)),
+    layers=1,
+    recurrent=(32, 4, 8),
+    stride=4,
+    attention=(1, 128, 2, 16),
+    tokens=1024,
+)
 
 
 def main(arguments=None):

@@ -20,6 +20,7 @@ from jaxdrop.functional import alpha_dropout as alpha_dropout
 from jaxdrop.functional import attention_dropout as attention_dropout
 from jaxdrop.functional import concrete_dropout as concrete_dropout
 from jaxdrop.functional import concrete_regularizer as concrete_regularizer
+from jaxdrop.functional import dot_product_attention as dot_product_attention
 from jaxdrop.functional import drop_block as drop_block
 from jaxdrop.functional import drop_connect as drop_connect
 from jaxdrop.functional import drop_head as drop_head
@@ -48,6 +49,7 @@ __all__ = [
     "attention_dropout",
     "concrete_dropout",
     "concrete_regularizer",
+    "dot_product_attention",
     "drop_block",
     "drop_connect",
     "drop_head",

@@ -13,6 +13,7 @@ from jaxdrop import masks, mc
 _X = jnp.ones((4, 6))
 _KEYS = jax.random.split(jax.random.key(0), 3)
 _LEGACY = jax.random.PRNGKey(0)
+_HEADS = jnp.ones((2, 4, 6, 3))
 
 
 def _key():
@@ -29,6 +30,10 @@ def _noise(stddev):
 
 def _tokens(rate=0.5, x=_X[None], **options):
     return jaxdrop.token_dropout(_key(), x, rate, **options)
+
+
+def _attend(key=_LEGACY, rate=0.5, query=_HEADS, value=_HEADS, keys=_HEADS, **options):
+    return jaxdrop.dot_product_attention(key, query, keys, value, rate, **options)
 
 
 def _predict(**options):
@@ -433,6 +438,109 @@ _BAD = {
         lambda: jaxdrop.drop_key(_key(), _X[0], 0.5),
         ValueError,
         r"shape \(..., Q, K\), got \(6,\); for a single query",
+    ),
+    "attention without a key": (
+        lambda: _attend(None),
+        TypeError,
+        r"dropout_key: expected one PRNG key, got None .* write",
+    ),
+    "attention with keys": (
+        lambda: _attend(_KEYS),
+        ValueError,
+        r"dropout_key: expected one PRNG key, got a batch of shape \(3,\); map",
+    ),
+    "attention rate": (lambda: _attend(rate=-0.1), ValueError, r"\[0, 1\], got -0.1; a keep"),
+    "attention rates": (
+        lambda: _attend(rate=jnp.full(5, 0.1)),
+        ValueError,
+        r"\(2, 6, 4, 4\), got \(5,\); entries that share",
+    ),
+    "attention mode": (
+        lambda: _attend(mode="rows"),
+        ValueError,
+        "mode: expected one of 'weights', 'keys', 'heads', got 'rows'; write",
+    ),
+    "block size 0": (lambda: _attend(block_size=0), ValueError, "at least 1, got 0; write"),
+    "block size bool": (lambda: _attend(block_size=True), ValueError, "at least 1, got True; wr"),
+    "block size float": (
+        lambda: _attend(block_size=2.5),
+        TypeError,
+        "block_size: expected an integer or None, got 2.5; write",
+    ),
+    "axis of attention": (
+        lambda: _attend(broadcast_dims=(4,)),
+        ValueError,
+        r"broadcast_dims: .* \[-4, 4\) .* got 4; name",
+    ),
+    "query integer": (
+        lambda: _attend(query=jnp.ones((2, 4, 6, 3), int)),
+        TypeError,
+        "query: expected a floating .* got dtype int32; cast",
+    ),
+    "query complex": (
+        lambda: _attend(query=_HEADS.astype(complex)),
+        TypeError,
+        "query: expected a floating array, got dtype complex64; pass",
+    ),
+    "query of rank 2": (
+        lambda: _attend(query=_X),
+        ValueError,
+        r"\(B, T, N, H\) or \(T, N, H\), got \(4, 6\); merge",
+    ),
+    "heads that do not divide": (
+        lambda: _attend(keys=_HEADS[:, :, :4]),
+        ValueError,
+        r"K divides N, got \(2, 4, 4, 3\) beside \(2, 4, 6, 3\); put",
+    ),
+    "keys of other features": (
+        lambda: _attend(keys=_HEADS[..., :2]),
+        ValueError,
+        r"K divides N, got \(2, 4, 6, 2\) beside \(2, 4, 6, 3\); put",
+    ),
+    "keys of another dtype": (
+        lambda: _attend(keys=_HEADS.astype(jnp.bfloat16)),
+        TypeError,
+        "key: expected the dtype of query, float32, got bfloat16; cast",
+    ),
+    "values of another shape": (
+        lambda: _attend(value=_HEADS[:, :2]),
+        ValueError,
+        r"value: expected the shape of key, \(2, 4, 6, 3\), got \(2, 2, 6, 3\); project",
+    ),
+    "attention mask of numbers": (
+        lambda: _attend(mask=jnp.ones((4, 4))),
+        TypeError,
+        "mask: expected booleans, .* got dtype float32; write",
+    ),
+    "attention mask of another shape": (
+        lambda: _attend(mask=np.ones((3, 1, 4, 4), bool)),
+        ValueError,
+        r"mask: .* here \(2, 6, 4, 4\), got \(3, 1, 4, 4\); put",
+    ),
+    "bias integer": (
+        lambda: _attend(bias=np.ones((4, 4), int)),
+        TypeError,
+        "bias: expected a floating .* got dtype int64; cast",
+    ),
+    "bias of another shape": (
+        lambda: _attend(bias=jnp.ones((4, 5))),
+        ValueError,
+        r"bias: .* here \(2, 6, 4, 4\), got \(1, 1, 4, 5\); put",
+    ),
+    "lengths floating": (
+        lambda: _attend(key_value_seq_lengths=jnp.ones(2)),
+        ValueError,
+        r"key_value_seq_lengths: expected int32 of shape \(2,\).* got float32 of .*; write",
+    ),
+    "lengths of one example": (
+        lambda: _attend(query_seq_lengths=jnp.ones(1, jnp.int32)),
+        ValueError,
+        r"query_seq_lengths: .* of shape \(2,\), .* got int32 of shape \(1,\); write",
+    ),
+    "window floating": (
+        lambda: _attend(local_window_size=(1.5, 2)),
+        TypeError,
+        r"local_window_size: .* got \(1.5, 2\); write",
     ),
     "labels floating": (
         lambda: jaxdrop.r_drop_loss(_X, _X, _X[:, 0]),

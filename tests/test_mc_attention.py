@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxdrop import mc
+from jaxdrop import linen, mc
 from tests import models
 from tests.cases import assert_probability, assert_same_bits, data, key
 
@@ -18,7 +18,7 @@ QUERIES = 2**14
 
 
 class Attention(nn.Module):
-    """All queries look at one key, so its weight is 1, or 0 where it is dropped."""
+    """All queries of one head look at one key: its weight is 1, or 0 where it is dropped."""
 
     how: str
     rate: float = RATE
@@ -30,7 +30,7 @@ class Attention(nn.Module):
             cls = nn.MultiHeadAttention  # calls its parent's call
         elif self.how == "remat":
             cls = nn.remat(nn.MultiHeadDotProductAttention)
-        make = functools.partial(cls, 2, dropout_rate=self.rate, name="attention")
+        make = functools.partial(cls, 1, dropout_rate=self.rate, name="attention")
         if self.how == "argument":
             return make()(x, x[:, :1], deterministic=not train)
         return make(deterministic=not train)(x, x[:, :1])
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 class NnxAttention(nnx.Module):
     def __init__(self, keep_rngs, flag, rate=RATE):
         self.attention = nnx.MultiHeadAttention(
-            2,
+            1,
             8,
             dropout_rate=rate,
             deterministic=flag,
@@ -124,7 +124,7 @@ def test_flag_of_a_linen_module_is_put_back():
     class Twice(nn.Module):
         def setup(self):
             self.attention = nn.MultiHeadDotProductAttention(
-                2, dropout_rate=0.5, deterministic=True
+                1, dropout_rate=0.5, deterministic=True
             )
 
         def __call__(self, x):
@@ -151,17 +151,16 @@ def test_nnx_module_is_left_without_a_stream():
     assert type(model.attention) is nnx.MultiHeadAttention
 
 
-def test_heads_examples_and_flags_stay_those_of_flax():
-    """``broadcast_dropout`` decides what shares a mask, as it does in training."""
+def test_examples_have_masks_of_their_own_unless_the_user_shares_them():
+    """Whatever ``broadcast_dropout`` says, whose default in Flax is one mask for all."""
     x, variables = jnp.ones((3, 64, 8)), None
-    for shared in (True, False):
-        attention = nn.MultiHeadDotProductAttention(
-            2, dropout_rate=0.5, deterministic=True, broadcast_dropout=shared
-        )
+    shared = functools.partial(linen.attention_fn, broadcast_dims=(0, 1))
+    for own in ({}, {"broadcast_dropout": False}, {"attention_fn": shared}):
+        attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5, deterministic=True, **own)
         variables = variables or jax.jit(attention.init)(key(), x)
         y = np.asarray(jax.jit(mc.from_linen(attention, variables))(key(), x))
         same = np.ptp(y, axis=0).max() < 1e-6
-        assert same == shared
+        assert same == ("attention_fn" in own)
 
 
 def test_decisions_of_stacked_layers_differ():
@@ -172,7 +171,7 @@ def test_decisions_of_stacked_layers_differ():
             @nnx.split_rngs(splits=3)
             @nnx.vmap
             def layers(rngs):
-                return nnx.MultiHeadAttention(2, 8, dropout_rate=0.5, decode=False, rngs=rngs)
+                return nnx.MultiHeadAttention(1, 8, dropout_rate=0.5, decode=False, rngs=rngs)
 
             self.layers = layers(nnx.Rngs(0))
 

@@ -33,9 +33,11 @@ ROWS = {
     "spatial_dropout": ((8, 32, 5), {"channel_axis": 1, "batch_axis": None}),
     "variational_dropout": ((8, 16, 40), {"time_axis": 0}),
 }
-# Functions that are no layers (schedules, losses, regularisers) and so have no class.
+# Functions that are no layers (schedules, losses, regularisers), or that Flax has layers for
+# (attention: test_attention_fn.py), and so have no class.
 NOT_LAYERS = {
     "concrete_regularizer",
+    "dot_product_attention",
     "drop_path_rates",
     "multi_sample_loss",
     "r_drop_loss",

@@ -3,6 +3,7 @@
 from jaxdrop.linen._alpha_dropout import AlphaDropout as AlphaDropout
 from jaxdrop.linen._alpha_dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from jaxdrop.linen._attention_dropout import AttentionDropout as AttentionDropout
+from jaxdrop.linen._attention_fn import attention_fn as attention_fn
 from jaxdrop.linen._concrete_dropout import ConcreteDropout as ConcreteDropout
 from jaxdrop.linen._drop_block import DropBlock as DropBlock
 from jaxdrop.linen._drop_connect import DropConnect as DropConnect
@@ -51,5 +52,6 @@ __all__ = [
     "WordDropout",
     "Zoneout",
     "ZoneoutCell",
+    "attention_fn",
     "replace_dropout",
 ]

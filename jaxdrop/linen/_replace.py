@@ -1,19 +1,23 @@
 """jaxdrop's kernel in models whose code uses Flax's Dropout."""
 
 import contextlib
+import numbers
 
 from flax import linen as nn
 
+from jaxdrop.linen._attention_fn import attention_fn
 from jaxdrop.linen._base import adapted
 from jaxdrop.linen._dropout import call_dropout
 
 
 @contextlib.contextmanager
 def replace_dropout():
-    """Inside, every ``flax.linen.Dropout`` runs jaxdrop's kernel; the model's code is not touched.
+    """Inside, Flax's ``Dropout`` and attention run jaxdrop's; the model's code is not touched.
 
     Fields, keys and errors stay Flax's: a replaced layer gives the values that `Dropout` of the
-    same name would give. The context matters while a function is traced: enter it around the
+    same name would give. ``MultiHeadDotProductAttention`` with dropout computes by `attention_fn`,
+    with a mask for each example and head, unless it has an ``attention_fn`` or products of the
+    user's own. The context matters while a function is traced: enter it around the
     call that compiles, or inside the function that is compiled.
 
     Yields:
@@ -30,10 +34,36 @@ def replace_dropout():
     """
 
     def interceptor(next_method, args, kwargs, context):
-        plain = type(context.module) is nn.Dropout and context.method_name == "__call__"
-        if plain and not adapted.get():
+        if context.method_name != "__call__" or adapted.get():
+            return next_method(*args, **kwargs)
+        if type(context.module) is nn.Dropout:
             return call_dropout(context.module, *args, **kwargs)
-        return next_method(*args, **kwargs)
+        with replaced_attention(context.module):
+            return next_method(*args, **kwargs)
 
     with nn.intercept_methods(interceptor):
         yield
+
+
+@contextlib.contextmanager
+def replaced_attention(module):
+    """Inside, a module of Flax's attention computes by `attention_fn`, unless told otherwise."""
+    if not _computes_as_flax(module):
+        yield
+        return
+    object.__setattr__(module, "attention_fn", attention_fn)
+    try:
+        yield
+    finally:
+        object.__setattr__(module, "attention_fn", nn.dot_product_attention)
+
+
+def _computes_as_flax(module):
+    """Whether it is attention with dropout, and by Flax's own function and products."""
+    if not isinstance(module, nn.MultiHeadDotProductAttention):
+        return False
+    products = module.qk_attn_weights_einsum_cls, module.attn_weights_value_einsum_cls
+    own = module.attention_fn is not nn.dot_product_attention or any(products)
+    return not own and not (
+        isinstance(module.dropout_rate, numbers.Real) and not module.dropout_rate
+    )

@@ -42,8 +42,41 @@ def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
         least_bits: of the threshold.
     """
     words, used = _keys.words(key)
-    cipher_key = _cipher_key(words)
     sharding = _sharding.words_sharding(layout, sharding)
+    numbers = _word_numbers(layout.words_shape, sharding)
+    used = _counted(used, rate)
+    return compare(_cipher_key(words), numbers, rate, layout, sharding, least_bits, used=used)
+
+
+def cipher_words(key, rate):
+    """The two words that stand for a key in `compare`, as one array; uses the key up."""
+    words, used = _keys.words(key)
+    stacked, used = jnp.stack(_cipher_key(words)), _counted(used, rate)
+    return stacked if used is None else stacked ^ (used & np.uint32(0))
+
+
+def _counted(used, rate):
+    """What a result has to depend on for the use of the key to be seen, or None.
+
+    Seen by the newest jax only if the result depends on it; with a static rate it sees it anyway,
+    and takes a use in the result for a second one where checkpoint computes again.
+    """
+    return None if isinstance(rate, float) else used
+
+
+def compare(cipher_key, numbers, rate, layout, sharding, least_bits=16, used=None, align=None):
+    """Packed words of ``layout`` from the planes of the words with these numbers.
+
+    Args:
+        cipher_key: two uint32 scalars.
+        numbers: of the words that are hashed, as `word_numbers` gives them.
+        rate: as in `keep_words`.
+        layout: of the result.
+        sharding: of the result's words on an Explicit mesh, or None.
+        least_bits: of the threshold.
+        used: a uint32 that the result is to depend on, or None.
+        align: from a plane of the words that are hashed to one of the result's, or None.
+    """
     if isinstance(rate, float):
         limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np, least_bits))
     else:
@@ -51,13 +84,14 @@ def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
             rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
             rate = _sharding.whole_runs(rate, layout)
         limit, everything = _rate.threshold(rate, least_bits=least_bits)
-    low, high = _word_numbers(layout.words_shape, sharding)
+    low, high = numbers
     high = high * np.uint32(_PAIRS) + _DOMAIN
     threaded = math.prod(layout.words_shape) >= _MANY_WORDS
 
     def step(i, keep):
         pair = pairs - 1 - (_on_all_threads(i) if threaded else i)
-        first, second = threefry2x32(*cipher_key, low, high + jnp.uint32(pair))
+        planes = threefry2x32(*cipher_key, low, high + jnp.uint32(pair))
+        first, second = planes if align is None else map(align, planes)
         for plane, shift in ((second, 30 - 2 * pair), (first, 31 - 2 * pair)):
             bit = _bit_words(limit >> jnp.uint32(shift) & np.uint32(1), layout)
             keep = (keep & ~plane) | (~bit & (keep | ~plane))
@@ -65,9 +99,7 @@ def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
     varying = cipher_key[0] | limit.sum(dtype=jnp.uint32)
-    if not isinstance(rate, float):
-        # Seen by the newest jax only if the result depends on it; with a static rate it sees it
-        # anyway, and takes a use in the result for a second one where checkpoint computes again.
+    if used is not None:
         varying = varying | used
     ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ (varying & np.uint32(0))
     if sharding is not None:
@@ -134,20 +166,30 @@ def _bit_words(bit, layout):
 
 
 def _word_numbers(shape, sharding):
-    """Row-major number of each word as ``(low 32 bits, the rest)``.
+    """Row-major number of each word of an array of this shape, as `word_numbers` gives it."""
+    axes = range(len(shape))
+    positions = [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
+    return word_numbers(shape, positions)
+
+
+def word_numbers(shape, positions):
+    """Row-major number of the words at ``positions`` as ``(low 32 bits, the rest)``.
 
     The rest counts whole leading axes: as many trailing axes as 32 bits can number go into the
     low part.
+
+    Args:
+        shape: of all words.
+        positions: along each axis of it, uint32 arrays that broadcast to each other.
     """
     low, high, stride, leading = jnp.uint32(0), jnp.uint32(0), 1, 1
-    for axis in range(len(shape) - 1, -1, -1):
-        position = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
-        if leading == 1 and stride * shape[axis] <= 1 << 32:
+    for size, position in zip(reversed(shape), reversed(positions)):
+        if leading == 1 and stride * size <= 1 << 32:
             low = low + position * np.uint32(stride)
-            stride *= shape[axis]
+            stride *= size
         else:
             high = high + position * np.uint32(leading)
-            leading *= shape[axis]
+            leading *= size
     if leading > (1 << 31) // _PAIRS:
         raise ValueError(f"shape: expected at most 2**57 words, got words of shape {shape}")
     return low, high

@@ -9,12 +9,12 @@ import numpy as np
 _REMEDY = "write jax.random.key(0), or take a fresh one from jax.random.split(key)"
 
 
-def check_key(key):
+def check_key(key, name="key"):
     """Raises unless ``key`` is a single PRNG key, typed or legacy."""
     dtype = getattr(key, "dtype", None)
     if dtype is None or not hasattr(key, "ndim"):
         raise TypeError(
-            f"key: expected one PRNG key, got {key!r} of type {type(key).__name__}; {_REMEDY}"
+            f"{name}: expected one PRNG key, got {key!r} of type {type(key).__name__}; {_REMEDY}"
         )
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         batch = key.shape
@@ -22,12 +22,12 @@ def check_key(key):
         batch = key.shape[:-1]
     else:
         raise TypeError(
-            f"key: expected one PRNG key, got an array of dtype {dtype} and shape {key.shape}; "
+            f"{name}: expected one PRNG key, got an array of dtype {dtype} and shape {key.shape}; "
             f"{_REMEDY}"
         )
     if batch:
         raise ValueError(
-            f"key: expected one PRNG key, got a batch of shape {batch}; "
+            f"{name}: expected one PRNG key, got a batch of shape {batch}; "
             "map over it with jax.vmap, or pass a single one such as keys[0]"
         )
 

@@ -227,11 +227,22 @@ def _select(mask, x):
 
 
 def _choose(mask, kept, dropped):
+    return jnp.where(keep_like(mask, kept), kept, dropped)
+
+
+def keep_like(mask, x):
+    """The mask's booleans with the rank of ``x``, and sharded like it."""
     keep = unpack(mask.words, layout_of(mask.shape))
-    sharding = _sharding.mask_sharding(kept, mask.shape)
+    sharding = _sharding.mask_sharding(x, mask.shape)
     if sharding is not None:
         keep = jax.sharding.reshard(keep, sharding)
-    return jnp.where(_leading(keep, kept), kept, dropped)
+    return _leading(keep, x)
+
+
+def select_kept(keep, keep_prob, x):
+    """`select` for a mask that is there as booleans: a window."""
+    scaled = _scale(aligned(keep_prob, x), x)
+    return jnp.where(keep, scaled, jnp.zeros((), scaled.dtype)).astype(x.dtype)
 
 
 def _poison(keep_prob, x):

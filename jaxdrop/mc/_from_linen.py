@@ -11,6 +11,7 @@ from jaxdrop.functional import _cells
 from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
 from jaxdrop.linen._dropout import MCDropout, drop_entries
+from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.mc._site import is_live, mark, site_key
 
 
@@ -45,7 +46,8 @@ def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> Linen
     ``train`` or ``deterministic`` arguments say; nothing else changes. BatchNorm keeps its running
     averages, no collection is written, the model and its code stay as they are. The same key gives
     the same sub-network. Call it as the model is called for evaluation, for example with
-    ``train=False``.
+    ``train=False``. Attention draws a mask for each example and head, unless it has an
+    ``attention_fn`` of the user's own.
 
     The function is a pytree whose leaves are the variables, so it may be an argument of a jitted
     function, and new variables of the same shapes need no new compilation.
@@ -128,7 +130,8 @@ def _live_attention(next_method, module, args, kwargs):
         call.arguments.update(deterministic=False, dropout_rng=key)
         object.__setattr__(module, "deterministic", None)  # Flax refuses to be told twice
     try:
-        output = next_method(*call.args, **call.kwargs)
+        with replaced_attention(module):
+            output = next_method(*call.args, **call.kwargs)
     finally:
         object.__setattr__(module, "deterministic", switch)
     return mark(output, module.path, type(module), rate, live) if rate else output

@@ -39,7 +39,8 @@ def from_nnx(model: nnx.Module) -> NnxFn:
     was called and whatever the model passes down; nothing else changes. BatchNorm uses its running
     averages and leaves them alone. The function holds a snapshot of the model: the model itself is
     never changed, and training it further does not change the function. The same key gives the same
-    sub-network.
+    sub-network. Attention draws a mask for each example and head, unless it has an
+    ``attention_fn`` of the user's own.
 
     The function mutates nothing that is seen from outside, so it runs inside every transform of
     JAX. It is a pytree whose leaves are the state of the model, so it may be an argument of a

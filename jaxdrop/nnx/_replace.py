@@ -1,12 +1,18 @@
 """jaxdrop's kernel in models whose code uses Flax's Dropout."""
 
+import numbers
+
 from flax import nnx
 
+from jaxdrop.nnx._attention_fn import attention_fn
 from jaxdrop.nnx._dropout import Dropout
 
 
 def replace_dropout(model):
     """A copy of the model in which every ``flax.nnx.Dropout`` is a `Dropout`.
+
+    ``flax.nnx.MultiHeadAttention`` with dropout computes by `attention_fn`, with a mask for each
+    example and head, unless it has an ``attention_fn`` of the user's own.
 
     The model passed in is not changed. The copy holds the same parameter buffers and the same
     state of its random streams; make it before the optimizer, which keeps the model it is given.
@@ -35,4 +41,14 @@ def replace_dropout(model):
     for _, node in nnx.iter_graph(copy):
         if type(node) is nnx.Dropout:
             node.__class__ = Dropout
+        elif _computes_as_flax(node):
+            node.attention_fn = attention_fn
     return copy
+
+
+def _computes_as_flax(node):
+    """Whether it is attention with dropout, by Flax's own function."""
+    if not isinstance(node, nnx.MultiHeadAttention):
+        return False
+    known_zero = isinstance(node.dropout_rate, numbers.Real) and not node.dropout_rate
+    return node.attention_fn is nnx.dot_product_attention and not known_zero

@@ -1,0 +1,104 @@
+"""Attention of ours in the modules of Flax."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+from flax.nnx.nn import dtypes
+from flax.nnx.nn.attention import dot_product_attention_weights
+
+from jaxdrop.functional import _attention_fn
+
+
+def attention_fn(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: Any = None,
+    mask: Any = None,
+    broadcast_dropout: bool = True,
+    dropout_rng: Any = None,
+    dropout_rate: Any = 0.0,
+    deterministic: Any = False,
+    dtype: Any = None,
+    precision: Any = None,
+    module: nnx.Module | None = None,
+    promote_dtype: Callable = dtypes.promote_dtype,
+    is_causal: bool = False,
+    *,
+    block_size: int | None = None,
+    mode: str = "weights",
+    broadcast_dims: Sequence[int] = (),
+) -> jax.Array:
+    """`dot_product_attention` as ``attention_fn`` of ``flax.nnx.MultiHeadAttention``.
+
+    Takes what ``flax.nnx.dot_product_attention`` takes. Each example and head has a mask of its
+    own; the rate and the mean are exact, and a rate of 1 gives zeros. Where nothing is dropped it
+    is ``jax.nn.dot_product_attention``, or Flax's function if weights are sown. Further options
+    are bound with ``functools.partial``.
+
+    Args:
+        query: of shape ``(..., T, N, H)``.
+        key: of shape ``(..., S, K, H)``, K a divisor of N.
+        value: as ``key``.
+        bias: added to the logits; broadcasts to ``(..., N, T, S)``.
+        mask: broadcasts likewise; a query looks where it is not 0.
+        broadcast_dropout: of no effect, though Flax's default is one mask for all examples and
+            heads: bind ``broadcast_dims=(0, 1)`` to share one.
+        dropout_rng: PRNG key; may be None where nothing is drawn.
+        dropout_rate: probability of dropping, in [0, 1].
+        deterministic: if true, nothing is dropped.
+        dtype: to compute in; None for that of the arrays.
+        precision: of the products.
+        module: module that the weights before dropout are sown into; this computes them once more.
+        promote_dtype: function that brings the arrays to one dtype.
+        is_causal: if true, no query looks at a later key.
+        block_size: as in `dot_product_attention`.
+        mode: likewise.
+        broadcast_dims: likewise, for all axes of examples taken as one.
+
+    Returns:
+        Array of the shape of ``query``.
+
+    Raises:
+        TypeError: as `dot_product_attention`.
+        ValueError: likewise.
+
+    Example:
+        >>> import functools
+        >>> blocks = functools.partial(attention_fn, block_size=16)
+        >>> layer = nnx.MultiHeadAttention(
+        ...     2, 8, dropout_rate=0.1, attention_fn=blocks, decode=False, rngs=nnx.Rngs(0)
+        ... )
+        >>> layer(jnp.ones((3, 40, 8)), deterministic=False).shape
+        (3, 40, 8)
+
+    References:
+        Vaswani et al., "Attention is all you need", 2017, section 3.2.
+    """
+    del broadcast_dropout
+    arrays = promote_dtype((query, key, value), dtype=dtype)
+    off = _attention_fn.switched_off(dropout_rate, deterministic)
+    of_flax = {"dtype": dtype, "precision": precision, "is_causal": is_causal}
+    if off and (module is not None or not _attention_fn.fits_jax(arrays)):
+        return nnx.dot_product_attention(
+            *arrays, bias, mask, deterministic=True, module=module, **of_flax
+        )
+    if module is not None:
+        dot_product_attention_weights(
+            *arrays[:2], bias, mask, deterministic=True, module=module, **of_flax
+        )
+    return _attention_fn.attention(
+        arrays,
+        bias,
+        mask,
+        dropout_rng,
+        dropout_rate,
+        precision=precision,
+        deterministic=deterministic,
+        is_causal=is_causal,
+        block_size=block_size,
+        mode=mode,
+        broadcast_dims=broadcast_dims,
+    )
