@@ -348,12 +348,6 @@ def test_examples_run(fn):
     assert [(r.failed, r.attempted > 0) for r in result] == [(0, True)]
 
 
-def test_every_public_name_is_here():
-    functions = {name for name in uncertainty.__all__ if name[0].islower()}
-    assert functions == {fn.__name__ for fn in EVERY}
-    assert all(hasattr(uncertainty, name) for name in uncertainty.__all__)
-
-
 # --- what is traced cannot be refused
 
 

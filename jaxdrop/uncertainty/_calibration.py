@@ -60,7 +60,8 @@ def reliability_curve(probabilities, labels, *, num_bins=15):
         Guo et al., "On calibration of modern neural networks", 2017, section 2.
     """
     pair = _checks.check_pair(probabilities, labels)
-    return _reliability_curve(*pair, num_bins=_checks.check_num_bins(num_bins))
+    num_bins = _checks.check_count(num_bins, "num_bins", "bin", 15)
+    return _reliability_curve(*pair, num_bins=num_bins)
 
 
 def expected_calibration_error(probabilities, labels, *, num_bins=15):
