@@ -12,6 +12,7 @@ from jaxdrop.uncertainty._calibration import (
 from jaxdrop.uncertainty._calibration import reliability_curve as reliability_curve
 from jaxdrop.uncertainty._crps import gaussian_crps as gaussian_crps
 from jaxdrop.uncertainty._crps import sample_crps as sample_crps
+from jaxdrop.uncertainty._detection import auroc as auroc
 from jaxdrop.uncertainty._entropy import entropy as entropy
 from jaxdrop.uncertainty._entropy import expected_entropy as expected_entropy
 from jaxdrop.uncertainty._entropy import mutual_information as mutual_information
@@ -30,7 +31,9 @@ from jaxdrop.uncertainty._scores import accuracy as accuracy
 from jaxdrop.uncertainty._scores import brier_score as brier_score
 from jaxdrop.uncertainty._scores import negative_log_likelihood as negative_log_likelihood
 from jaxdrop.uncertainty._selection import RiskCoverage as RiskCoverage
+from jaxdrop.uncertainty._selection import area_under_risk_coverage as area_under_risk_coverage
 from jaxdrop.uncertainty._selection import risk_coverage as risk_coverage
+from jaxdrop.uncertainty._temperature import temperature_scaling as temperature_scaling
 from jaxdrop.uncertainty._variance import VarianceSplit as VarianceSplit
 from jaxdrop.uncertainty._variance import variance_split as variance_split
 from jaxdrop.uncertainty._variation import variation_ratio as variation_ratio
@@ -41,6 +44,8 @@ __all__ = [
     "RiskCoverage",
     "VarianceSplit",
     "accuracy",
+    "area_under_risk_coverage",
+    "auroc",
     "brier_score",
     "entropy",
     "expected_calibration_error",
@@ -59,6 +64,7 @@ __all__ = [
     "risk_coverage",
     "root_mean_squared_error",
     "sample_crps",
+    "temperature_scaling",
     "variance_split",
     "variation_ratio",
 ]
