@@ -5,6 +5,8 @@ model. Samples are axis 0, classes the last axis, entropies in nats, and uncerta
 are variances.
 """
 
+from jaxdrop.uncertainty._acquisition import BatchSelection as BatchSelection
+from jaxdrop.uncertainty._acquisition import batch_bald as batch_bald
 from jaxdrop.uncertainty._calibration import ReliabilityCurve as ReliabilityCurve
 from jaxdrop.uncertainty._calibration import (
     expected_calibration_error as expected_calibration_error,
@@ -36,9 +38,11 @@ from jaxdrop.uncertainty._selection import risk_coverage as risk_coverage
 from jaxdrop.uncertainty._temperature import temperature_scaling as temperature_scaling
 from jaxdrop.uncertainty._variance import VarianceSplit as VarianceSplit
 from jaxdrop.uncertainty._variance import variance_split as variance_split
+from jaxdrop.uncertainty._variation import mean_std as mean_std
 from jaxdrop.uncertainty._variation import variation_ratio as variation_ratio
 
 __all__ = [
+    "BatchSelection",
     "QuantileCurve",
     "ReliabilityCurve",
     "RiskCoverage",
@@ -46,6 +50,7 @@ __all__ = [
     "accuracy",
     "area_under_risk_coverage",
     "auroc",
+    "batch_bald",
     "brier_score",
     "entropy",
     "expected_calibration_error",
@@ -54,6 +59,7 @@ __all__ = [
     "gaussian_negative_log_likelihood",
     "interval_coverage",
     "interval_width",
+    "mean_std",
     "mixture_log_likelihood",
     "mutual_information",
     "negative_log_likelihood",
