@@ -67,16 +67,19 @@ def _check_labels(scores, labels):
 
 @jax.jit
 def _auroc(scores, labels):
-    order = jnp.argsort(scores)
-    ranked, positive = scores[order], labels[order] == 1
-    # Entry k: how many of the k smallest scores are negative. Integers, hence exact.
-    negatives = jnp.cumulative_sum(~positive, include_initial=True, dtype=jnp.int32)
-    below, up_to = (
-        negatives[jnp.searchsorted(ranked, ranked, side=side, method="sort")]
-        for side in ("left", "right")
-    )
-    total = negatives[-1].astype(scores.dtype)
-    won = (below.astype(scores.dtype) + up_to.astype(scores.dtype)) / (2 * total)
+    ranked, label = jax.lax.sort((scores, labels), num_keys=1)
+    positive = label == 1
+    changes = ranked[1:] != ranked[:-1]
+    # How many negatives score lower, and how many not higher: the same for all of equal score.
+    # Both counts rise with the rank, so those at the ends of a run of equals are running extremes.
+    # Integers, hence exact.
+    up_to = jnp.cumsum(~positive, dtype=jnp.int32)
+    below = jax.lax.cummax(jnp.where(changes, up_to[:-1], 0))
+    below = jnp.concatenate([jnp.zeros(1, jnp.int32), below])
+    total = up_to[-1]
+    up_to = up_to.at[:-1].set(jnp.where(changes, up_to[:-1], total))
+    up_to = jax.lax.cummin(up_to, reverse=True)
+    won = (below + up_to).astype(scores.dtype) / (2 * total).astype(scores.dtype)
     area = jnp.where(positive, won, 0).sum() / positive.sum(dtype=jnp.int32).astype(scores.dtype)
     valid = ~jnp.isnan(ranked).any() & ((labels == 0) | (labels == 1)).all()
     return jnp.where(valid, area, jnp.nan)

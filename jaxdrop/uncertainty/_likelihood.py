@@ -83,7 +83,8 @@ def mixture_log_likelihood(means, targets, *, precision=None, variances=None):
             "write precision=tau for known noise, variances=... for predicted noise"
         )
     name, noise = ("variances", variances) if precision is None else ("precision", precision)
-    means, targets, noise = _numbers.check_real(means=means, targets=targets, **{name: noise})
+    given = {"means": means, "targets": targets, name: noise}
+    means, targets, noise = _numbers.check_real(**given, finite=True)
     _numbers.check_samples("means", means, targets)
     shape = means.shape if precision is None else ()
     noise = _numbers.check_noise(noise, name, shape, positive=True)
