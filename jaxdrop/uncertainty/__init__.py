@@ -9,6 +9,9 @@ from jaxdrop.uncertainty._acquisition import BatchSelection as BatchSelection
 from jaxdrop.uncertainty._acquisition import batch_bald as batch_bald
 from jaxdrop.uncertainty._calibration import ReliabilityCurve as ReliabilityCurve
 from jaxdrop.uncertainty._calibration import (
+    classwise_calibration_error as classwise_calibration_error,
+)
+from jaxdrop.uncertainty._calibration import (
     expected_calibration_error as expected_calibration_error,
 )
 from jaxdrop.uncertainty._calibration import reliability_curve as reliability_curve
@@ -52,6 +55,7 @@ __all__ = [
     "auroc",
     "batch_bald",
     "brier_score",
+    "classwise_calibration_error",
     "entropy",
     "expected_calibration_error",
     "expected_entropy",

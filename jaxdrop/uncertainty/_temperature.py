@@ -14,9 +14,9 @@ def temperature_scaling(logits, labels):
 
     Fit it on a validation set, then divide every logit by it: the order of the classes, and with
     it the accuracy, stays. T above 1 tells of an overconfident model. The negative log-likelihood
-    is convex in ``1 / T``, so the minimum is found by bisection, whatever the scale of the logits,
-    within [0.01, 100]. It lies on the lower limit where every label has the largest logit, on the
-    upper where the logits tell nothing of the labels; 1 where they are equal in every row.
+    is convex in ``1 / T``, so bisection always finds its minimum over [0.01, 100]. It lies on the
+    lower limit where every label has the largest logit, on the upper one where the logits tell
+    nothing of the labels; T is 1 where the logits are equal in every row.
 
     The gradient with respect to the logits is that of the minimum, and 0 on a limit.
 
