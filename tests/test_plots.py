@@ -63,6 +63,15 @@ def test_bands_lie_around_the_mean_and_are_sorted(tmp_path):
     assert saved(axes, tmp_path)
 
 
+def test_legend_of_bands_covers_nothing(tmp_path):
+    axes = one()
+    bands = {f"± {n} deviations": np.full(4, n) for n in (1, 2, 3, 4)}
+    predictive_bands(axes, X, MEAN, bands, data=(X, MEAN))
+    saved(axes, tmp_path)  # lays out
+    bottom = axes.get_legend().get_window_extent().y0
+    assert bottom > max(band.get_window_extent().y1 for band in axes.collections)
+
+
 def test_bands_of_a_split_variance():
     axes = one()
     split = uncertainty.variance_split(np.stack([MEAN, MEAN + 2]), 3.0)

@@ -45,13 +45,17 @@ def predictive_bands(axes, x, mean, bands, *, data=None):
     axes.plot(x[order], mean[order], color=tuple(_BLUE), label="mean")
     if data is not None:
         axes.plot(*data, ".", color="black", markersize=4, label="data", zorder=3)
-    axes.set(xlabel="input", ylabel="prediction")
-    _legend_above(axes)
+    axes.set(xlabel="input", ylabel="prediction", title="Prediction and uncertainty")
+    _legend_on_top(axes)
 
 
-def _legend_above(axes):
-    """Above the axes: within them, a curve that goes up and down leaves no corner free."""
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 4}
+def _legend_on_top(axes):
+    """In room of its own: a curve that goes up and down leaves no corner free."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    rows = -(-entries // 3)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + (high - low) * 0.09 * rows)
+    place = {"loc": "upper center", "ncols": -(-entries // rows)}
     axes.legend(frameon=False, handlelength=1.2, columnspacing=1.2, **place)
 
 

@@ -103,7 +103,7 @@ def _batch_bald(p, *, batch_size):
         taken = taken.at[pick].set(True)
         indices.append(pick)
         best.append(scores[pick])
-    # More labels never tell less, nor is there more to tell than the number of the sample.
+    # More labels never tell less; the rounding of a difference of entropies might say so.
     gained = jax.lax.cummax(jnp.stack(best))
     return BatchSelection(jnp.stack(indices), gained)
 
