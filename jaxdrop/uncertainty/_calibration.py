@@ -60,7 +60,8 @@ def reliability_curve(probabilities, labels, *, num_bins=15):
         Guo et al., "On calibration of modern neural networks", 2017, section 2.
     """
     pair = _checks.check_pair(probabilities, labels)
-    return _reliability_curve(*pair, num_bins=_checks.check_num_bins(num_bins))
+    num_bins = _checks.check_count(num_bins, "num_bins", "bin", 15)
+    return _reliability_curve(*pair, num_bins=num_bins)
 
 
 def expected_calibration_error(probabilities, labels, *, num_bins=15):
@@ -91,17 +92,69 @@ def expected_calibration_error(probabilities, labels, *, num_bins=15):
         Guo et al., "On calibration of modern neural networks", 2017, eq. 3.
     """
     curve = reliability_curve(probabilities, labels, num_bins=num_bins)
-    return jnp.sum(curve.share * abs(curve.accuracy - curve.confidence))
+    return _gap(curve)
+
+
+def classwise_calibration_error(probabilities, labels, *, num_bins=15):
+    """Mean gap between the probability of a class and its frequency, over bins and classes.
+
+    ``1/C sum_c sum_m share_cm |frequency_cm - mean_cm|``, with the probabilities of class c in the
+    bins of the `reliability_curve`. It sees all probabilities of a prediction, where
+    `expected_calibration_error` sees the largest. Like it, it is above 0 even for a calibrated
+    model.
+
+    Args:
+        probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
+            class gives NaN.
+        num_bins: number of bins, a Python integer of at least 1.
+
+    Returns:
+        Scalar in [0, 1]; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: as `reliability_curve`.
+        ValueError: as `reliability_curve`.
+
+    Example:
+        >>> p = jnp.array([[0.75, 0.25], [0.75, 0.25]])
+        >>> float(classwise_calibration_error(p, jnp.array([0, 1])))
+        0.25
+
+    References:
+        Kull et al., "Beyond temperature scaling: obtaining well-calibrated multi-class
+        probabilities with Dirichlet calibration", 2019.
+    """
+    pair = _checks.check_pair(probabilities, labels)
+    num_bins = _checks.check_count(num_bins, "num_bins", "bin", 15)
+    return _classwise_calibration_error(*pair, num_bins=num_bins)
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")
 def _reliability_curve(p, labels, *, num_bins):
-    confidence, correct = _scores.top_label(p, labels)
+    return _bins(*_scores.top_label(p, labels), num_bins=num_bins)
+
+
+@functools.partial(jax.jit, static_argnames="num_bins")
+def _classwise_calibration_error(p, labels, *, num_bins):
+    hits = _scores.hits(p, labels)
+    by_class = jnp.moveaxis(p, -1, 0), jnp.moveaxis(hits, -1, 0)
+    # One class at a time: all at once would hold as many masks as bins times classes.
+    return jax.lax.map(lambda pair: _gap(_bins(*pair, num_bins=num_bins)), by_class).mean()
+
+
+def _gap(curve):
+    return jnp.sum(curve.share * abs(curve.accuracy - curve.confidence))
+
+
+def _bins(confidence, correct, *, num_bins):
+    dtype = confidence.dtype
     edges = np.arange(num_bins + 1) / num_bins
-    centres = jnp.asarray((edges[1:] + edges[:-1]) / 2, p.dtype)
+    centres = jnp.asarray((edges[1:] + edges[:-1]) / 2, dtype)
     # The outermost bins are open to what rounding puts outside [0, 1].
     edges[[0, -1]] = -np.inf, np.inf
-    lower, upper = jnp.asarray([edges[:-1], edges[1:]], p.dtype).reshape(2, -1, *labels.ndim * [1])
+    ends = jnp.asarray([edges[:-1], edges[1:]], dtype)
+    lower, upper = ends.reshape(2, num_bins, *confidence.ndim * [1])
     # Negated, so that NaN falls into every bin and shows. One masked sum a bin rather than a
     # scatter: that adds one entry after another, and in float32 loses percents of a million.
     inside = ~(confidence[None] <= lower) & ~(confidence[None] > upper)
@@ -110,6 +163,6 @@ def _reliability_curve(p, labels, *, num_bins):
 
     def mean(values):
         total = jnp.where(inside, values[None], 0).sum(axes)
-        return jnp.where(count == 0, centres, total / jnp.maximum(count, 1).astype(p.dtype))
+        return jnp.where(count == 0, centres, total / jnp.maximum(count, 1).astype(dtype))
 
-    return ReliabilityCurve(mean(confidence), mean(correct), count.astype(p.dtype) / labels.size)
+    return ReliabilityCurve(mean(confidence), mean(correct), count.astype(dtype) / confidence.size)

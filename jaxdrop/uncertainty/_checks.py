@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop.uncertainty._arrays import as_array, known, read, widen
+from jaxdrop.uncertainty._arrays import as_array, extremes, known, read, widen
 
 
 def check_probabilities(probabilities, *, samples=False):
@@ -32,32 +32,26 @@ def check_probabilities(probabilities, *, samples=False):
 def check_pair(probabilities, labels):
     """``check_probabilities``, and one class number of int32 or wider for each row."""
     probabilities = check_probabilities(probabilities)
-    labels = as_array(labels, "labels")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"labels: expected class numbers of an integer dtype, got dtype {labels.dtype}; "
-            "write labels.astype(jnp.int32), or labels.argmax(-1) for one-hot rows"
-        )
-    *rows, classes = probabilities.shape
-    if labels.shape != tuple(rows):
+    return probabilities, _check_labels(labels, "probabilities", probabilities.shape)
+
+
+def check_logits(logits, labels):
+    """Finite logits in float32 or better, and one class number for each row."""
+    given = _check_floating(logits, "logits")
+    if given.ndim < 1 or given.shape[-1] < 1:
         raise ValueError(
-            f"labels: expected shape {tuple(rows)} for probabilities of shape "
-            f"{probabilities.shape}, got {labels.shape}; give one class number for each row, "
-            "labels.argmax(-1) for one-hot rows"
+            "logits: expected shape (..., C) with at least one class, got "
+            f"{given.shape}; put the classes on the last axis"
         )
-    if not labels.size:
-        raise ValueError(
-            f"labels: expected at least one example, got shape {labels.shape}; "
-            "leave empty batches out: there is no mean over none"
-        )
-    if known(labels):
-        low, high = read(_range, labels)
-        if low < 0 or high >= classes:
+    labels = _check_labels(labels, "logits", given.shape)
+    if known(given):
+        low, high = read(extremes, widen(given))
+        if not np.isfinite([low, high]).all():
             raise ValueError(
-                f"labels: expected class numbers in [0, {classes}), got values from {low} to "
-                f"{high}; count classes from 0 and leave out rows that have no label"
+                f"logits: expected finite numbers, got values from {low:.6g} to {high:.6g}; "
+                "look for NaN and overflow, and mask classes with -1e9 instead of -inf"
             )
-    return probabilities, labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    return widen(given), labels
 
 
 def check_ranking(uncertainty, errors):
@@ -76,7 +70,7 @@ def check_ranking(uncertainty, errors):
             "uncertainty and errors: expected the same shape (N,) with N of at least 1, got "
             f"{uncertainty.shape} and {errors.shape}; flatten both with .ravel()"
         )
-    if known(uncertainty) and np.isnan(read(_range, widen(uncertainty))).any():
+    if known(uncertainty) and np.isnan(read(extremes, widen(uncertainty))).any():
         raise ValueError(
             "uncertainty: expected numbers that can be sorted, got NaN; "
             "look for the NaN in the predictions, or leave those examples out"
@@ -85,21 +79,21 @@ def check_ranking(uncertainty, errors):
     return uncertainty, errors.astype(wide)
 
 
-def check_num_bins(num_bins):
-    """``num_bins`` as a positive Python integer."""
+def check_count(count, name, unit, usual):
+    """``count`` as a positive Python integer; ``usual`` is what the message proposes."""
     try:
-        count = None if isinstance(num_bins, bool | np.bool_) else operator.index(num_bins)
+        number = None if isinstance(count, bool | np.bool_) else operator.index(count)
     except TypeError:
-        count = None
-    if count is None:
+        number = None
+    if number is None:
         raise TypeError(
-            f"num_bins: expected a Python integer, got {num_bins!r}; write for example num_bins=15"
+            f"{name}: expected a Python integer, got {count!r}; write for example {name}={usual}"
         )
-    if count < 1:
+    if number < 1:
         raise ValueError(
-            f"num_bins: expected at least one bin, got {count}; write for example num_bins=15"
+            f"{name}: expected at least one {unit}, got {number}; write for example {name}={usual}"
         )
-    return count
+    return number
 
 
 def _check_floating(x, name):
@@ -110,6 +104,35 @@ def _check_floating(x, name):
             f"cast it first, for example {name}.astype(jnp.float32)"
         )
     return x
+
+
+def _check_labels(labels, name, shape):
+    labels = as_array(labels, "labels")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected class numbers of an integer dtype, got dtype {labels.dtype}; "
+            "write labels.astype(jnp.int32), or labels.argmax(-1) for one-hot rows"
+        )
+    *rows, classes = shape
+    if labels.shape != tuple(rows):
+        raise ValueError(
+            f"labels: expected shape {tuple(rows)} for {name} of shape {shape}, "
+            f"got {labels.shape}; give one class number for each row, labels.argmax(-1) for "
+            "one-hot rows"
+        )
+    if not labels.size:
+        raise ValueError(
+            f"labels: expected at least one example, got shape {labels.shape}; "
+            "leave empty batches out: there is no mean over none"
+        )
+    if known(labels):
+        low, high = read(extremes, labels)
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"labels: expected class numbers in [0, {classes}), got values from {low} to "
+                f"{high}; count classes from 0 and leave out rows that have no label"
+            )
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def _check_simplex(given):
@@ -125,11 +148,6 @@ def _check_simplex(given):
 
 
 @jax.jit
-def _range(x):
-    return x.min(), x.max()
-
-
-@jax.jit
 def _simplex_range(x):
     x = widen(x)
-    return *_range(x), *_range(x.sum(-1))
+    return *extremes(x), *extremes(x.sum(-1))

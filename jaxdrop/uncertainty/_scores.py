@@ -98,6 +98,12 @@ def top_label(p, labels):
     return confidence, jnp.where(valid, correct, jnp.nan)
 
 
+def hits(p, labels):
+    """For each class 1 where it is the true one, else 0; NaN where the label is no class."""
+    true = _arrays.one_hot(labels, p).astype(p.dtype)
+    return jnp.where(_is_class(p, labels)[..., None], true, jnp.nan)
+
+
 @jax.jit
 def _negative_log_likelihood(p, labels):
     hit = jnp.where(_arrays.one_hot(labels, p), p, 0).sum(-1)
@@ -107,8 +113,7 @@ def _negative_log_likelihood(p, labels):
 
 @jax.jit
 def _brier_score(p, labels):
-    loss = jnp.square(p - _arrays.one_hot(labels, p).astype(p.dtype)).sum(-1)
-    return jnp.where(_is_class(p, labels), loss, jnp.nan).mean()
+    return jnp.square(p - hits(p, labels)).sum(-1).mean()
 
 
 @jax.jit

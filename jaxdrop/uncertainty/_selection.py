@@ -51,6 +51,35 @@ def risk_coverage(uncertainty, errors):
     return _risk_coverage(*_checks.check_ranking(uncertainty, errors))
 
 
+def area_under_risk_coverage(uncertainty, errors):
+    """Mean risk over all coverages: one number for the `risk_coverage` curve, smaller is better.
+
+    ``1/N sum_k risk_k``. It is about the mean of all errors where the uncertainty tells nothing
+    of them. It depends on that mean: compare it on the same examples.
+
+    Args:
+        uncertainty: floating array of shape ``(N,)``, larger means refused earlier. A traced NaN
+            counts as the most uncertain.
+        errors: shape ``(N,)``: booleans, true where the prediction is wrong, or any real loss.
+
+    Returns:
+        Scalar in the unit of ``errors``; float32, or float64 if ``errors`` is.
+
+    Raises:
+        TypeError: as `risk_coverage`.
+        ValueError: as `risk_coverage`.
+
+    Example:
+        >>> wrong = jnp.array([True, False, False, False])
+        >>> float(area_under_risk_coverage(jnp.array([0.9, 0.1, 0.5, 0.2]), wrong))
+        0.0625
+
+    References:
+        Geifman et al., "Bias-reduced uncertainty estimation for deep neural classifiers", 2019.
+    """
+    return risk_coverage(uncertainty, errors).risk.mean()
+
+
 @jax.jit
 def _risk_coverage(uncertainty, errors):
     kept = jnp.arange(1, errors.size + 1).astype(errors.dtype)

@@ -1,4 +1,4 @@
-"""How far the votes of the samples are split."""
+"""How far the samples differ: in their votes, and in their probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,42 @@ def variation_ratio(probabilities):
         section 3.3.1.
     """
     return _variation_ratio(_checks.check_probabilities(probabilities, samples=True))
+
+
+def mean_std(probabilities):
+    """Standard deviation of the probabilities over the samples, averaged over the classes.
+
+    ``1/C sum_c sqrt(1/S sum_s (p_sc - mean_c)^2)``: an acquisition score between 0, where all
+    samples agree, and 1/2. Its gradient is 0 where a class has no deviation.
+
+    Args:
+        probabilities: floating array of shape ``(S, ..., C)``, samples on axis 0.
+
+    Returns:
+        Array of shape ``(...)``; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: as `variation_ratio`.
+        ValueError: as `variation_ratio`.
+
+    Example:
+        >>> sure_but_at_odds = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> float(mean_std(sure_but_at_odds))
+        0.5
+
+    References:
+        Kampffmeyer et al., "Semantic segmentation of small objects and modeling of uncertainty in
+        urban remote sensing images using deep convolutional neural networks", 2016. Gal et al.,
+        "Deep Bayesian active learning with image data", 2017.
+    """
+    return _mean_std(_checks.check_probabilities(probabilities, samples=True))
+
+
+@jax.jit
+def _mean_std(p):
+    variance = jnp.square(p - p.mean(0, keepdims=True)).mean(0)
+    same = variance == 0
+    return jnp.where(same, 0, jnp.sqrt(jnp.where(same, 1, variance))).mean(-1)
 
 
 @jax.jit

@@ -1,0 +1,79 @@
+"""A prediction with its uncertainty along a line of inputs."""
+
+import numpy as np
+
+_BLUE = np.array([0, 114, 178]) / 255
+
+
+def predictive_bands(axes, x, mean, bands, *, data=None):
+    """Draws a predicted mean and, around it, what the prediction leaves open.
+
+    Wider bands lie below narrower ones and are paler. The points need not be sorted.
+
+    Args:
+        axes: matplotlib axes to draw on.
+        x: inputs, shape ``(N,)``.
+        mean: predictions, shape ``(N,)``.
+        bands: by label, what to draw: a deviation of shape ``(N,)``, drawn to both sides of the
+            mean, or a pair of lower and upper ends. With the variances of a prediction, for
+            example ``{"epistemic": jnp.sqrt(out.epistemic), "total": jnp.sqrt(out.total)}``.
+        data: pair of inputs and targets to draw as points, of any equal length; optional.
+
+    Returns:
+        None.
+
+    Raises:
+        ValueError: ``x`` is not of shape ``(N,)``, or something else has another shape.
+
+    Example:
+        >>> x = jnp.linspace(0, 1, 5)
+        >>> figure_, (axes,) = figure(1)
+        >>> predictive_bands(axes, x, x**2, {"± 1 deviation": 0.1 * x, "± 2": 0.2 * x})
+        >>> len(axes.lines), len(axes.collections)
+        (1, 2)
+    """
+    x, mean = np.asarray(x, float), np.asarray(mean, float)
+    _check(x, "mean", mean)
+    order = np.argsort(x, kind="stable")
+    ends = {label: _ends(x, mean, label, band) for label, band in bands.items()}
+    widest_first = sorted(ends, key=lambda label: -np.mean(ends[label][1] - ends[label][0]))
+    for label, strength in zip(widest_first, np.linspace(0.2, 0.55, len(ends))):
+        lower, upper = (end[order] for end in ends[label])
+        # Opaque, so that the legend shows the colour that is seen where bands overlap.
+        colour = tuple(1 - strength * (1 - _BLUE))
+        axes.fill_between(x[order], lower, upper, label=label, color=colour, linewidth=0)
+    axes.plot(x[order], mean[order], color=tuple(_BLUE), label="mean")
+    if data is not None:
+        axes.plot(*data, ".", color="black", markersize=4, label="data", zorder=3)
+    axes.set(xlabel="input", ylabel="prediction", title="Prediction and uncertainty")
+    _legend_on_top(axes)
+
+
+def _legend_on_top(axes):
+    """In room of its own: a curve that goes up and down leaves no corner free."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    rows = -(-entries // 3)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + (high - low) * 0.09 * rows)
+    place = {"loc": "upper center", "ncols": -(-entries // rows)}
+    axes.legend(frameon=False, handlelength=1.2, columnspacing=1.2, **place)
+
+
+def _ends(x, mean, label, band):
+    if isinstance(band, tuple | list) and len(band) == 2:
+        lower, upper = (np.asarray(end, float) for end in band)
+    else:
+        deviation = np.asarray(band, float)
+        _check(x, f"bands[{label!r}]", deviation)
+        lower, upper = mean - deviation, mean + deviation
+    _check(x, f"bands[{label!r}]", lower, upper)
+    return lower, upper
+
+
+def _check(x, name, *arrays):
+    if x.ndim != 1 or any(array.shape != x.shape for array in arrays):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(
+            f"x and {name}: expected the same shape (N,), got {x.shape} and {shapes}; "
+            "flatten with .ravel(), and pick one output where there are several"
+        )

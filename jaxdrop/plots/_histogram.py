@@ -1,0 +1,55 @@
+"""How uncertainty is spread over examples of several kinds."""
+
+import numpy as np
+
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+
+def uncertainty_histogram(axes, values, *, num_bins=30):
+    """Draws which share of each group has how much uncertainty, in bins common to all.
+
+    Every group adds up to 1, so that groups of different sizes can be compared: those in and out
+    of the distribution of the training data, or those classified right and wrong.
+
+    Args:
+        axes: matplotlib axes to draw on.
+        values: uncertainties by label, arrays of any shape with at least one entry.
+        num_bins: number of bins from the smallest value to the largest one.
+
+    Returns:
+        None.
+
+    Raises:
+        ValueError: there is no group, or one is empty or not of finite numbers.
+
+    Example:
+        >>> groups = {"in distribution": jnp.array([0.1, 0.2]), "out of it": jnp.array([0.9])}
+        >>> figure_, (axes,) = figure(1)
+        >>> uncertainty_histogram(axes, groups, num_bins=4)
+        >>> [patch.get_data().values.tolist() for patch in axes.patches]
+        [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    groups = {label: np.asarray(group, float).ravel() for label, group in values.items()}
+    _check(groups)
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), num_bins)
+    for number, (label, group) in enumerate(groups.items()):
+        counts, _ = np.histogram(group, edges)
+        colour = _COLOURS[number % len(_COLOURS)]
+        style = {"facecolor": (colour, 0.45), "edgecolor": colour, "linewidth": 1.5}
+        axes.stairs(counts / group.size, edges, fill=True, label=label, **style)
+    axes.set(xlabel="uncertainty", ylabel="share of examples", title="Uncertainty by group")
+    axes.legend(frameon=False)
+
+
+def _check(groups):
+    if not groups:
+        raise ValueError(
+            "values: expected at least one group, got none; write {'test set': uncertainty}"
+        )
+    for label, group in groups.items():
+        if not group.size or not np.isfinite(group).all():
+            raise ValueError(
+                f"values[{label!r}]: expected at least one number and only finite ones, got "
+                f"{np.count_nonzero(np.isfinite(group))} finite ones of {group.size}; "
+                "leave out empty groups, and look for the NaN in the predictions"
+            )

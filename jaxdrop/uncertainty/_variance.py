@@ -1,0 +1,70 @@
+"""The variance of a regression, split into what the model and what the data do not tell."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop.uncertainty import _numbers
+
+
+class VarianceSplit(NamedTuple):
+    """Mean and variances of a prediction, each of the shape of one sample.
+
+    Attributes:
+        mean: mean of the predicted means.
+        epistemic: variance of the predicted means: what more data would remove.
+        aleatoric: mean of the predicted variances: the noise that stays.
+        total: the sum of the two.
+    """
+
+    mean: jax.Array
+    epistemic: jax.Array
+    aleatoric: jax.Array
+    total: jax.Array
+
+
+def variance_split(means, variances):
+    """Splits the variance of a mixture of predictions into model and noise.
+
+    By the law of total variance ``total = 1/S sum_s (mean_s - mean)^2 + 1/S sum_s variance_s``.
+    The first part is taken from deviations, not as a difference of squares, so it is right where
+    it is small beside the mean; it is 0 for one sample.
+
+    Args:
+        means: predicted means, shape ``(S, ...)``, samples on axis 0.
+        variances: predicted variances, at least 0: the shape of ``means``, or one number for a
+            known noise level, ``1 / precision``. A traced negative one gives NaN.
+
+    Returns:
+        The `VarianceSplit`; float32, or float64 if an argument is.
+
+    Raises:
+        TypeError: an argument is not of real numbers.
+        ValueError: there is no sample, the shapes do not fit, or known values are not finite or
+            a variance is negative.
+
+    Example:
+        >>> split = variance_split(jnp.array([[1.0], [3.0]]), jnp.array([[0.5], [1.5]]))
+        >>> [float(part[0]) for part in split]
+        [2.0, 1.0, 1.0, 2.0]
+
+    References:
+        Kendall & Gal, "What uncertainties do we need in Bayesian deep learning for computer
+        vision?", 2017, eq. 9.
+    """
+    means, variances = _numbers.check_real(means=means, variances=variances)
+    _numbers.check_samples("means", means)
+    variances = _numbers.check_noise(variances, "variances", means.shape)
+    return _variance_split(means, variances)
+
+
+@jax.jit
+def _variance_split(means, variances):
+    first = means[0]
+    # From the first sample the differences of close numbers are exact, so no digit is lost.
+    shifted = means - first[None]
+    shift = shifted.mean(0)
+    epistemic = jnp.square(shifted - shift[None]).mean(0)
+    aleatoric = jnp.where(variances >= 0, variances, jnp.nan).mean(0)
+    return VarianceSplit(first + shift, epistemic, aleatoric, epistemic + aleatoric)

@@ -1,0 +1,198 @@
+"""Pictures by the data of their artists, not by their pixels."""
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+import jaxdrop
+from jaxdrop import uncertainty
+from jaxdrop.plots import (
+    figure,
+    mask_gallery,
+    predictive_bands,
+    reliability_diagram,
+    risk_coverage,
+    uncertainty_histogram,
+)
+
+X = np.array([2.0, 0.0, 3.0, 1.0])
+MEAN = X**2
+
+
+def one():
+    return figure(1)[1][0]
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def heights(band):
+    """Lower and upper end of a filled band, by its inputs."""
+    corners = {}
+    for x, y in band.get_paths()[0].vertices:
+        corners.setdefault(float(x), set()).add(float(y))
+    return {x: (min(ys), max(ys)) for x, ys in corners.items()}
+
+
+def saved(axes, tmp_path):
+    path = tmp_path / "picture.png"
+    axes.figure.savefig(path)
+    return path.read_bytes()[:4] == b"\x89PNG"
+
+
+# --- bands
+
+
+def test_bands_lie_around_the_mean_and_are_sorted(tmp_path):
+    axes = one()
+    bands = {"narrow": jnp.full(4, 0.5), "wide": (MEAN - 1, MEAN + 3)}
+    predictive_bands(axes, jnp.asarray(X), jnp.asarray(MEAN), bands, data=([5, 6, 7], [1, 2, 3]))
+    mean, data = axes.lines
+    np.testing.assert_array_equal(mean.get_xydata(), [[0, 0], [1, 1], [2, 4], [3, 9]])
+    np.testing.assert_array_equal(data.get_xydata(), [[5, 1], [6, 2], [7, 3]])
+    wide, narrow = axes.collections  # the wider one below
+    assert heights(wide) == {x: (x**2 - 1, x**2 + 3) for x in (0, 1, 2, 3)}
+    assert heights(narrow) == {x: (x**2 - 0.5, x**2 + 0.5) for x in (0, 1, 2, 3)}
+    assert legend(axes) == ["wide", "narrow", "mean", "data"]
+    pale, strong = (band.get_facecolor()[0] for band in (wide, narrow))
+    assert pale[3] == strong[3] == 1 and (pale[:3] > strong[:3])[:2].all()
+    assert saved(axes, tmp_path)
+
+
+def test_legend_of_bands_covers_nothing(tmp_path):
+    axes = one()
+    bands = {f"± {n} deviations": np.full(4, n) for n in (1, 2, 3, 4)}
+    predictive_bands(axes, X, MEAN, bands, data=(X, MEAN))
+    saved(axes, tmp_path)  # lays out
+    bottom = axes.get_legend().get_window_extent().y0
+    assert bottom > max(band.get_window_extent().y1 for band in axes.collections)
+
+
+def test_bands_of_a_split_variance():
+    axes = one()
+    split = uncertainty.variance_split(np.stack([MEAN, MEAN + 2]), 3.0)
+    parts = {"epistemic": np.sqrt(split.epistemic), "total": np.sqrt(split.total)}
+    predictive_bands(axes, X, split.mean, parts)
+    total, epistemic = (heights(band)[2.0] for band in axes.collections)
+    np.testing.assert_allclose([total, epistemic], [(3, 7), (4, 6)])
+
+
+@pytest.mark.parametrize(
+    ("x", "mean", "band", "match"),
+    [
+        (X[:, None], X[:, None], X, r"x and mean: .*\(N,\), got \(4, 1\) and \(4, 1\); flatten"),
+        (X, X[:3], X, r"x and mean: expected the same shape \(N,\), got \(4,\) and \(3,\); flatt"),
+        (X, X, X[:, None], r"x and bands\['a'\]: .* got \(4,\) and \(4, 1\); flatten"),
+        (X, X, 1.0, r"bands\['a'\]: .* got \(4,\) and \(\)"),
+        (X, X, (X, X[:2]), r"bands\['a'\]: .* got \(4,\) and \(4,\), \(2,\)"),
+    ],
+)
+def test_bands_of_other_shapes_are_refused(x, mean, band, match):
+    with pytest.raises(ValueError, match=match):
+        predictive_bands(one(), x, mean, {"a": band})
+
+
+# --- histogram
+
+
+def test_groups_of_any_size_add_up_to_1_in_common_bins(tmp_path):
+    axes = one()
+    small, large = np.array([0.0, 0.9, 1.0]), np.linspace(0, 2, 50).reshape(5, 10)
+    uncertainty_histogram(axes, {"small": small, "large": jnp.asarray(large)}, num_bins=4)
+    first, second = (patch.get_data() for patch in axes.patches)
+    np.testing.assert_allclose(first.edges, np.linspace(0, 2, 5))
+    np.testing.assert_allclose(second.edges, first.edges)
+    np.testing.assert_allclose(first.values, [1 / 3, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(second.values, np.histogram(large, 4)[0] / 50)
+    assert legend(axes) == ["small", "large"]
+    colours = {patch.get_edgecolor() for patch in axes.patches}
+    assert len(colours) == 2
+    assert saved(axes, tmp_path)
+
+
+def test_one_value_is_a_histogram_too():
+    axes = one()
+    uncertainty_histogram(axes, {"sure": np.zeros(5)})
+    assert axes.patches[0].get_data().values.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({}, "values: expected at least one group, got none; write"),
+        ({"a": []}, r"values\['a'\]: expected at least one number.*got 0 finite ones of 0; leave"),
+        ({"b": [1, np.nan]}, r"values\['b'\]: .*got 1 finite ones of 2; leave"),
+        ({"b": [1, np.inf]}, r"values\['b'\]: .*only finite ones, got 1 finite ones of 2"),
+    ],
+)
+def test_groups_that_cannot_be_drawn_are_refused(values, match):
+    with pytest.raises(ValueError, match=match):
+        uncertainty_histogram(one(), values)
+
+
+# --- masks
+
+
+def test_gallery_shows_each_mask(tmp_path):
+    mask = jaxdrop.masks.sample(jax.random.key(0), 0.3, (8, 9))
+    blocks = np.ones((1, 6, 6, 1), bool)
+    blocks[0, :3, :4] = False
+    _, axes = figure(3, width=2, height=2)
+    mask_gallery(axes, {"entries": mask, "blocks": blocks, "row": jnp.array([True, False])})
+    shown = [np.asarray(a.images[0].get_array()) for a in axes]
+    np.testing.assert_array_equal(shown[0], mask.unpack())
+    np.testing.assert_array_equal(shown[1], blocks[0, :, :, 0])
+    np.testing.assert_array_equal(shown[2], [[True, False]])
+    assert [a.get_title() for a in axes] == ["entries", "blocks", "row"]
+    dropped = 100 * (1 - np.asarray(mask.unpack()).mean())
+    labels = [a.get_xlabel() for a in axes]
+    assert labels == [f"{dropped:.1f} % dropped", "33.3 % dropped", "50.0 % dropped"]
+    assert saved(axes[0], tmp_path)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_mask_of_one_kind_has_its_colour(keep):
+    axes = one()
+    mask_gallery([axes], {"all": np.full((2, 2), keep)})
+    picture = axes.images[0]
+    colour = picture.cmap(picture.norm(picture.get_array()))[0, 0, :3]
+    expected = to_rgb("#F0F0F0") if keep else axes.xaxis.label.get_color()
+    np.testing.assert_allclose(colour, to_rgb(expected))
+
+
+def test_bad_masks_are_refused():
+    with pytest.raises(ValueError, match=r"axes: expected one for each of 2 masks, got 1; write"):
+        mask_gallery([one()], {"a": np.ones(2, bool), "b": np.ones(2, bool)})
+    with pytest.raises(TypeError, match=r"masks\['a'\]: expected a Mask or boo.*float64; write"):
+        mask_gallery([one()], {"a": np.ones(2)})
+    for shape in ((2, 3, 4), (0, 3)):
+        with pytest.raises(
+            ValueError, match=r"masks\['a'\]: .*at most two axes.*got shape.*; pick"
+        ):
+            mask_gallery([one()], {"a": np.ones(shape, bool)})
+
+
+# --- curves
+
+
+def test_curves_are_drawn_as_they_are():
+    p, labels = jnp.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]]), jnp.array([0, 1, 0])
+    curve = uncertainty.reliability_curve(p, labels)
+    axes = one()
+    reliability_diagram(axes, {"model": curve})
+    diagonal, line = axes.lines
+    np.testing.assert_array_equal(diagonal.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_allclose(line.get_xydata(), [[0.7, 1], [0.8, 0], [0.9, 1]], rtol=1e-6)
+    axes = one()
+    risk_coverage(axes, {"model": uncertainty.risk_coverage(1 - p.max(-1), labels == 1)})
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1 / 3, 1], [2 / 3, 1], [1, 2 / 3]])
+
+
+def test_nothing_global_is_touched():
+    before = dict(mpl.rcParams)
+    predictive_bands(one(), X, MEAN, {"a": X})
+    assert dict(mpl.rcParams) == before
