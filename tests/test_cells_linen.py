@@ -239,3 +239,21 @@ def test_parameters_are_those_of_the_plain_cell(wrap):
     jax.tree.map(
         assert_same_bits, nn.RNN(wrap(nn.LSTMCell(HIDDEN), **ON)).init(key(2), INPUTS), plain
     )
+
+
+def test_parameters_are_those_of_the_plain_cell_in_a_compact_model_too():
+    class Model(nn.Module):
+        wrap: object
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.RNN(self.wrap(nn.GRUCell(HIDDEN)))(x)
+
+    wraps = (
+        (lambda cell: WeightDropCell(VariationalCell(cell, *RATES, **ON), 0.5, **ON)),
+        (lambda cell: cell),
+    )
+    wrapped, plain = (Model(wrap).init(key(2), INPUTS) for wrap in wraps)
+    jax.tree.map(assert_same_bits, wrapped, plain)
+    y = Model(wraps[0]).apply(plain, INPUTS, rngs={"dropout": key(1)})
+    assert (y == 0).any()
