@@ -77,14 +77,13 @@ class LanguageModel(nn.Module):
 
 
 def _resume(fresh, state):
-    """New masks, and the state that the last stretch left."""
-    if isinstance(fresh, linen.CellCarry):
-        return fresh._replace(state=_resume(fresh.state, state))
-    return state
+    """New masks if there are any, and the state that the last stretch left."""
+    return fresh.resume(state) if hasattr(fresh, "resume") else state
 
 
 def _state(carry):
-    return _state(carry.state) if isinstance(carry, linen.CellCarry) else carry
+    """Memory and hidden state of the cell, without masks."""
+    return _state(carry.state) if hasattr(carry, "resume") else carry
 
 
 def zero_states(model, batch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from benchmarks import _uci_nets, mnist, uci
+from benchmarks import _corpus, _uci_nets, mnist, recurrent, uci
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +147,64 @@ def test_units_stay_within_their_ball():
     bound = mnist._bound(variables)["params"]["Dense_0"]
     np.testing.assert_allclose(np.linalg.norm(bound["kernel"], axis=0), 2, rtol=1e-6)
     np.testing.assert_array_equal(bound["bias"], 9)
+
+
+# The language model.
+
+
+def test_every_word_but_the_first_is_predicted_once():
+    text = np.arange(103)
+    inputs, targets, weights = _corpus.windows(text, batch=4, steps=7)
+    assert inputs.shape == targets.shape == weights.shape == (4, 4, 7)
+    np.testing.assert_array_equal(np.sort(targets[weights > 0]), np.arange(1, 103))
+    np.testing.assert_array_equal(inputs[weights > 0] + 1, targets[weights > 0])
+    # A stretch goes on in the next window.
+    np.testing.assert_array_equal(inputs[1:3, :, 0], inputs[:2, :, -1] + 1)
+
+
+def test_words_that_training_lacks_are_unknown(tmp_path):
+    for part, text in (("train", "a b a\nc"), ("valid", "a d"), ("test", "b\n\nb")):
+        (tmp_path / f"{part}.txt").write_text(text)
+    corpus = _corpus.read(tmp_path)
+    assert set(corpus.words) == {"a", "b", "c", "<eos>", "<unk>"}
+    read = [[corpus.words[number] for number in part] for part in corpus[1:]]
+    assert read[0] == ["a", "b", "a", "<eos>", "c", "<eos>"]
+    assert read[1] == ["a", "<unk>", "<eos>"]
+    assert read[2] == ["b", "<eos>", "<eos>", "b", "<eos>"]
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"expected train.txt, .*found no test.txt"):
+        _corpus.read(tmp_path)
+
+
+def test_a_mixture_of_passes_is_averaged_before_the_logarithm():
+    """Perplexity of the mean probability: less than that of the mean logarithm."""
+    corpus = _corpus.Corpus(list("abcd"), *3 * [np.arange(60, dtype=np.int32) % 4])
+    model = recurrent.LanguageModel(4, 8, 1, recurrent.Rates(output=0.5), False)
+    learner = recurrent.start(model, jax.random.key(0), 1.0)
+    found = recurrent._perplexity(model, learner, corpus.test, samples=3)
+    windows = _corpus.windows(corpus.test, 10, 35)
+    reader = recurrent.make_reader(model)
+    key = jax.random.fold_in(jax.random.key(0), 0x4D43)
+    logs = [reader(learner.best, jax.random.fold_in(key, i), windows) for i in range(3)]
+    mean = np.log(np.mean(np.exp(logs), axis=0))[windows[-1] > 0].mean()
+    np.testing.assert_allclose(found, np.exp(-mean), rtol=1e-4)
+    assert np.abs(logs[0] - logs[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_language_model_learns_and_goes_on_from_its_checkpoints(capsys, tmp_path):
+    options = ["--cells", "24", "--samples", "3", "--layers", "2", "--seed", "1"]
+    whole = recurrent.main([*options, "--epochs", "3"])
+    assert list(whole) == [*recurrent.KINDS, "variational, 3 MC samples"]
+    for kind, values in whole.items():
+        assert values["test"] < 60, kind  # of 94 words, were each as likely
+    folder = ["--checkpoints", str(tmp_path)]
+    recurrent.main([*options, "--epochs", "2", *folder])
+    assert len(list(tmp_path.iterdir())) == len(recurrent.KINDS)
+    capsys.readouterr()
+    resumed = recurrent.main([*options, "--epochs", "3", *folder])
+    printed = capsys.readouterr().out
+    assert "goes on after epoch 2" in printed
+    assert resumed == whole
+    lines = (line for line in printed.splitlines() if "goes on" not in line)
+    assert max(map(len, lines)) <= 80
