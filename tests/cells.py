@@ -137,16 +137,30 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
 
 
-def scans(program):
-    """The bodies of all scans of a jaxpr that run over time, with the number of constants."""
+def scan_body(program):
+    """The body of the one scan over time of a jaxpr."""
+    (body,) = _bodies(program)
+    return body
+
+
+def _bodies(program):
     found = []
     for equation in program.eqns:
         if equation.primitive.name == "scan" and equation.params["length"] == STEPS:
-            found.append((equation.params["jaxpr"].jaxpr, equation.params))
+            found.append(equation.params["jaxpr"].jaxpr)
             continue
         for inner in inner_programs(equation):
-            found += scans(inner)
+            found += _bodies(inner)
     return found
+
+
+def assert_masks_are_constants(body):
+    """JAX makes a constant of the loop of what its body hands on as it is, so it gives none out."""
+
+    def masks(variables):
+        return [v for v in variables if v.aval.dtype == jnp.uint32 and v.aval.ndim >= 2]
+
+    assert masks(body.invars) and not masks(body.outvars)
 
 
 def primitives(program):

@@ -180,17 +180,14 @@ def test_no_bits_are_drawn_in_the_scan_and_masks_are_its_constants(wrap):
     rnn = nn.RNN(wrap(nn.GRUCell(HIDDEN), **ON))
     variables = variables_of("GRUCell")
     program = jax.make_jaxpr(lambda k: rnn.apply(variables, INPUTS, rngs={"dropout": k}))(key())
-    ((body, params),) = cells.scans(program.jaxpr)
+    body = cells.scan_body(program.jaxpr)
     drawing = {"xor", "while", "scan", "random_bits", "threefry2x32", "random_fold_in"}
     found = drawing & set(cells.primitives(body))
     if isinstance(rnn.cell, ZoneoutCell):  # decides anew at every step
         assert {"xor", "random_fold_in"} <= found
         return
     assert not found
-    constants = params["num_consts"]
-    # JAX makes a constant of what the body hands on as it is.
-    words = [n for n, v in enumerate(body.invars) if v.aval.dtype == jnp.uint32]
-    assert words and max(words) < constants
+    cells.assert_masks_are_constants(body)
 
 
 @pytest.mark.parametrize("name", ["variational", "weights"])
