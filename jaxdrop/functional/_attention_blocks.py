@@ -202,7 +202,10 @@ def _decisions(settings, fixed, start, like):
 
 
 def _drop(settings, keep, weights):
-    return _mask.select_kept(*keep, weights) if settings.mode == "weights" else weights
+    if settings.mode != "weights":
+        return weights
+    keep, keep_prob = keep
+    return _mask.select_kept(keep, keep_prob, weights)
 
 
 def _inside(start, size, keys):

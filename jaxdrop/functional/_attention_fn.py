@@ -31,7 +31,8 @@ def attention(arrays, bias, mask, key, rate, *, precision, **options):
         arrays = tuple(x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:]) for x in arrays)
         bias, mask = (_one_batch_axis(x, batch) for x in (bias, mask))
     with _products(precision):
-        out = dot_product_attention(key, *arrays, rate, bias=bias, mask=mask, **options)
+        q, k, v = arrays
+        out = dot_product_attention(key, q, k, v, rate, bias=bias, mask=mask, **options)
     return out.reshape(*batch, *rest) if len(batch) > 1 else out
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxdrop.functional import _attention_arguments as _arguments
 from jaxdrop.functional._attention_blocks import attend_blocks
 from jaxdrop.functional._attention_dense import attend_dense
-from jaxdrop.functional._attention_logits import Arrays, inside_queries
+from jaxdrop.functional._attention_logits import inside_queries
 from jaxdrop.functional._drop import Flag, Key, check_flag, draws, drop
 from jaxdrop.masks import _keys, _mask, _rate
 
@@ -134,12 +134,15 @@ def dot_product_attention(
 
 def _plain(settings, arrays, limits, implementation, rank):
     """Without dropout, by JAX."""
+    query, key, value, bias, scale = arrays
     with jax.numpy_dtype_promotion("standard"):  # the strict one finds fault with jax.nn
         out = jax.nn.dot_product_attention(
-            *arrays[:3],
-            arrays.bias,
+            query,
+            key,
+            value,
+            bias,
             limits.mask,
-            scale=settings.scale if arrays.scale is None else arrays.scale,
+            scale=settings.scale if scale is None else scale,
             is_causal=settings.is_causal,
             query_seq_lengths=limits.query_lengths,
             key_value_seq_lengths=limits.key_lengths,
@@ -164,8 +167,8 @@ def _attention(settings, arrays, limits, dropout_key, rate, deterministic, rank)
     if deterministic is not None:
         rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
     rate = settings.rate if rate is None else rate
-    heads_first = (jnp.swapaxes(x, 1, 2) for x in arrays[:3])
-    arrays = Arrays(*heads_first, arrays.bias, arrays.scale)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in arrays[:3])
+    arrays = arrays._replace(query=q, key=k, value=v)
     attend = attend_dense if settings.block_size is None else attend_blocks
     out = attend(settings, arrays, limits, dropout_key, rate)
     out = jnp.swapaxes(out.astype(arrays.query.dtype), 1, 2)

@@ -82,28 +82,29 @@ def attention_fn(
         Vaswani et al., "Attention is all you need", 2017, section 3.2.
     """
     del broadcast_dropout
-    products = {
+    products: dict[str, Any] = {
         "einsum_dot_general": einsum_dot_general,
         "qk_attn_weights_einsum": qk_attn_weights_einsum,
         "attn_weights_value_einsum": attn_weights_value_einsum,
     }
-    arrays = promote_dtype(query, key, value, dtype=dtype)
+    query, key, value = promote_dtype(query, key, value, dtype=dtype)
+    arrays = query, key, value
     own = any(product is not None for product in products.values())
     off = _attention_fn.switched_off(dropout_rate, deterministic)
-    of_flax = {
+    of_flax: dict[str, Any] = {
         "dtype": dtype,
         "precision": precision,
         "force_fp32_for_softmax": force_fp32_for_softmax,
     }
     if off and (own or module is not None or not _attention_fn.fits_jax(arrays)):
         return nn.dot_product_attention(
-            *arrays, bias, mask, deterministic=True, module=module, **of_flax, **products
+            query, key, value, bias, mask, deterministic=True, module=module, **of_flax, **products
         )
     for name, product in products.items():
         _attention_fn.refuse(name, product)
     if module is not None:
         nn.dot_product_attention_weights(
-            *arrays[:2], bias, mask, deterministic=True, module=module, **of_flax
+            query, key, bias, mask, deterministic=True, module=module, **of_flax
         )
     return _attention_fn.attention(
         arrays,

@@ -84,13 +84,13 @@ def compare(cipher_key, numbers, rate, layout, sharding, least_bits=16, used=Non
             rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
             rate = _sharding.whole_runs(rate, layout)
         limit, everything = _rate.threshold(rate, least_bits=least_bits)
-    low, high = numbers
+    (key0, key1), (low, high) = cipher_key, numbers
     high = high * np.uint32(_PAIRS) + _DOMAIN
     threaded = math.prod(layout.words_shape) >= _MANY_WORDS
 
     def step(i, keep):
         pair = pairs - 1 - (_on_all_threads(i) if threaded else i)
-        planes = threefry2x32(*cipher_key, low, high + jnp.uint32(pair))
+        planes = threefry2x32(key0, key1, low, high + jnp.uint32(pair))
         first, second = planes if align is None else map(align, planes)
         for plane, shift in ((second, 30 - 2 * pair), (first, 31 - 2 * pair)):
             bit = _bit_words(limit >> jnp.uint32(shift) & np.uint32(1), layout)
@@ -98,7 +98,7 @@ def compare(cipher_key, numbers, rate, layout, sharding, least_bits=16, used=Non
         return keep
 
     # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
-    varying = cipher_key[0] | limit.sum(dtype=jnp.uint32)
+    varying = key0 | limit.sum(dtype=jnp.uint32)
     if used is not None:
         varying = varying | used
     ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ (varying & np.uint32(0))

@@ -78,16 +78,17 @@ def attention_fn(
         Vaswani et al., "Attention is all you need", 2017, section 3.2.
     """
     del broadcast_dropout
-    arrays = promote_dtype((query, key, value), dtype=dtype)
+    query, key, value = promote_dtype((query, key, value), dtype=dtype)
+    arrays = query, key, value
     off = _attention_fn.switched_off(dropout_rate, deterministic)
-    of_flax = {"dtype": dtype, "precision": precision, "is_causal": is_causal}
+    of_flax: dict[str, Any] = {"dtype": dtype, "precision": precision, "is_causal": is_causal}
     if off and (module is not None or not _attention_fn.fits_jax(arrays)):
         return nnx.dot_product_attention(
-            *arrays, bias, mask, deterministic=True, module=module, **of_flax
+            query, key, value, bias, mask, deterministic=True, module=module, **of_flax
         )
     if module is not None:
         dot_product_attention_weights(
-            *arrays[:2], bias, mask, deterministic=True, module=module, **of_flax
+            query, key, bias, mask, deterministic=True, module=module, **of_flax
         )
     return _attention_fn.attention(
         arrays,
