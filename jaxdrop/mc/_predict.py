@@ -70,17 +70,16 @@ def predict(
     """
     _keys.check_key(key)
     num_samples = check_count(num_samples, "num_samples", 100)
+    size = budget = None
     if isinstance(chunk_size, str) and chunk_size == "auto":
-        chunk_size = None
-        memory_budget = _default_budget() if memory_budget is None else memory_budget
-        memory_budget = check_count(memory_budget, "memory_budget", 2**30)
+        budget = _default_budget() if memory_budget is None else memory_budget
+        budget = check_count(budget, "memory_budget", 2**30)
     else:
-        chunk_size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
-        memory_budget = None
+        size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
     summary = moments() if summary is None else summary
     arrays, static = _trace.split((fn, args, kwargs, tuple(summary)))
-    counts = {"num_samples": num_samples, "chunk_size": chunk_size}
-    result = _predict(key, arrays, static=static, memory_budget=memory_budget, **counts)
+    counts = {"num_samples": num_samples, "chunk_size": size, "memory_budget": budget}
+    result = _predict(key, arrays, static=static, **counts)
     if summary.check is not None and not any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
     ):

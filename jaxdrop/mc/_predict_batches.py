@@ -79,11 +79,11 @@ def predict_batches(
         "chunk_size": chunk_size,
         "memory_budget": memory_budget,
     }
-    results, axes, largest, done = [], None, None, 0
+    results, axes, largest, done = [], None, 0, 0
     for number, batch in enumerate(_with_bar(batches, progress)):
         args = batch if isinstance(batch, tuple) else (batch,)
         size = _examples(args)
-        largest = size if largest is None else largest
+        largest = largest or size
         if size > largest:
             raise ValueError(
                 f"batches: expected at most as many examples as in the first, {largest}, got "
@@ -113,7 +113,7 @@ def _with_bar(batches, progress):
     return tqdm(batches, unit="batch", ncols=78)
 
 
-def _examples(args):
+def _examples(args) -> int:
     """Number of examples of a batch."""
     leaves = [leaf for leaf in jax.tree.leaves(args) if _trace.is_array(leaf)]
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
@@ -123,7 +123,7 @@ def _examples(args):
             f"got shapes {[leaf.shape for leaf in leaves]}; bind what is the same for all batches "
             "in a lambda"
         )
-    return sizes.pop()
+    return sizes.pop()  # pyright: ignore[reportReturnType]
 
 
 def _fill(x, extra):
