@@ -128,6 +128,12 @@ def common_rate(rates):
     return 0.0 if not found else found.pop() if len(found) == 1 else None
 
 
+def rate_names(cell):
+    """Names of the rates of a cell, without those that are known to be 0."""
+    names = ("rate", "input_rate", "state_rate", "output_rate")
+    return [n for n in names if hasattr(cell, n) and not is_off((getattr(cell, n),), False)]
+
+
 def is_off(rates, deterministic):
     """Whether nothing is dropped, as is known now."""
     off = all(isinstance(rate, numbers.Real) and rate == 0 for rate in rates)

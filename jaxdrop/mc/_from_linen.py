@@ -1,17 +1,23 @@
 """Any linen model as a stochastic function, without touching its code or its BatchNorm."""
 
+import contextlib
 import dataclasses
+import functools
 import inspect
+import numbers
 from typing import Any
 
 import jax
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from jaxdrop.functional import _cells
 from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
 from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
+from jaxdrop.linen._token_dropout import TokenDropout
+from jaxdrop.mc import _options
 from jaxdrop.mc._site import is_live, mark, site_key
 
 
@@ -21,16 +27,25 @@ class LinenFn:
     """``fn(key, *args, **kwargs)`` of a linen model with its dropout on; made by `from_linen`."""
 
     variables: Any
+    rate: Any
     model: nn.Module = dataclasses.field(metadata={"static": True})
-    method: Any = dataclasses.field(default=None, metadata={"static": True})
+    method: Any = dataclasses.field(metadata={"static": True})
+    sites: Any = dataclasses.field(metadata={"static": True})
+    shared_masks: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key, *args, **kwargs):
+        run = functools.partial(self._run, key)
+        if self.shared_masks:
+            return _options.by_example(run, args, kwargs)
+        return run(*args, **kwargs)
+
+    def _run(self, key, *args, **kwargs):
         # Both streams: where a lifted transform does not hand "dropout" down, or a module names a
         # collection of its own, Flax falls back to "params".
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
         token = adapted.set(True)
         try:
-            with nn.intercept_methods(_interceptor()):
+            with nn.intercept_methods(_Interceptor(self.sites, self.rate)):
                 return self.model.apply(
                     self.variables, *args, rngs=rngs, method=self.method, **kwargs
                 )
@@ -38,7 +53,15 @@ class LinenFn:
             adapted.reset(token)
 
 
-def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> LinenFn:
+def from_linen(
+    model: nn.Module,
+    variables: Any,
+    *,
+    method: Any = None,
+    sites: _options.Sites = None,
+    rate: ArrayLike | None = None,
+    shared_masks: bool = False,
+) -> LinenFn:
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
     Every ``flax.linen.Dropout``, every dropout class of jaxdrop (in its recurrent cells with one
@@ -56,12 +79,22 @@ def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> Linen
         model: linen module, unbound.
         variables: its variables, as given to ``model.apply``.
         method: method of the model to run in place of ``__call__``.
+        sites: which dropout sites drop: a pattern for their paths as `audit` prints them, such as
+            ``"encoder/*"`` (``*`` matches slashes too), or a function of the path; None for all.
+            The others stay off.
+        rate: probability of dropping at every site in place of its own, in [0, 1]; may be traced.
+            An array to the program: a sweep over rates compiles once. Noise that has no rate, and
+            tokens that are left out, keep theirs; in a recurrent cell, rates of 0 stay 0.
+        shared_masks: if true, all examples of a call meet the same sub-network. Every array among
+            the arguments then has examples on axis 0; the model runs for each of them on its own.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
-        TypeError: ``model`` is no linen module.
+        TypeError: ``model`` is no linen module, ``sites`` neither pattern nor function, or ``rate``
+            no number.
+        ValueError: ``rate`` lies outside [0, 1] or is no scalar.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -79,72 +112,147 @@ def from_linen(model: nn.Module, variables: Any, *, method: Any = None) -> Linen
             f"model: expected a flax.linen.Module, got {type(model).__name__}; "
             "for an nnx model write jaxdrop.mc.from_nnx(model)"
         )
-    return LinenFn(variables, model, method)
+    sites, rate = _options.check_sites(sites), _options.check_override(rate)
+    return LinenFn(variables, rate, model, method, sites, bool(shared_masks))
 
 
-def _interceptor():
-    inside = []  # attention modules whose call is under way: a subclass calls its parent's
+# What a norm is told that keeps averages, by the names that its flag may have.
+_EVALUATED = {"use_running_average": True, "deterministic": True, "train": False, "training": False}
 
-    def turn_dropout_on(next_method, args, kwargs, context):
-        module = context.module
+
+class _Interceptor:
+    """Decides what every module of a model does while a pass runs."""
+
+    def __init__(self, sites, rate):
+        self.sites, self.rate = sites, rate
+        self.inside = []  # modules whose call is under way: a subclass calls its parent's
+
+    def __call__(self, next_method, args, kwargs, context):
+        module, name = context.module, context.method_name
         if isinstance(module, CellWrapper):
-            return _live_cell(next_method, module, context.method_name, args, kwargs)
-        if context.method_name == "__call__":
-            if isinstance(module, nn.Dropout | Dropper):
-                return _live_call(next_method, module, args, kwargs)
-            attention = isinstance(module, nn.MultiHeadDotProductAttention)
-            if attention and not any(module is other for other in inside):
-                inside.append(module)
-                try:
-                    return _live_attention(next_method, module, args, kwargs)
-                finally:
-                    inside.pop()
-        return next_method(*args, **kwargs)
+            return self.cell(next_method, module, name, args, kwargs)
+        if name != "__call__":
+            return next_method(*args, **kwargs)
+        if isinstance(module, nn.Dropout | Dropper):
+            return self.dropout(next_method, module, args, kwargs)
+        if any(module is other for other in self.inside):
+            return next_method(*args, **kwargs)
+        self.inside.append(module)
+        try:
+            if isinstance(module, nn.MultiHeadDotProductAttention):
+                return self.attention(next_method, module, args, kwargs)
+            if "Norm" in type(module).__name__:  # though the flag of its parent be turned
+                return _told(next_method, module, args, kwargs, _EVALUATED)
+            return self.other(next_method, module, args, kwargs)
+        finally:
+            self.inside.pop()
 
-    return turn_dropout_on
+    def dropout(self, next_method, module, args, kwargs):
+        """A dropout module, which only an ``MCDropout`` of its own accord may switch off."""
+        call = inspect.signature(next_method).bind(*args, **kwargs)
+        call.apply_defaults()
+        call.arguments.pop("rng", None)  # the key of the pass decides, not the model
+        deterministic = call.arguments.pop("deterministic", None)
+        flag = module.resolve(deterministic) if isinstance(module, MCDropout) else False
+        flag = flag if _options.is_chosen(self.sites, module.path) else True
+        with self.overridden(module, "rate"):
+            rate = module.rate
+            live = is_live(rate, flag)
+            inputs = list(call.arguments.values())
+            inputs = mark(inputs, module.path, type(module), rate, live)
+            key = site_key(module.make_rng(module.rng_collection), module.path) if live else None
+            if isinstance(module, Dropper):
+                return module.drop(key, *inputs, deterministic=flag)
+            return drop_entries(module, key, *inputs, deterministic=flag)
 
-
-def _live_call(next_method, module, args, kwargs):
-    """The call of a dropout module that only an ``MCDropout`` of its own accord may switch off."""
-    call = inspect.signature(next_method).bind(*args, **kwargs)
-    call.apply_defaults()
-    call.arguments.pop("rng", None)  # the key of the pass decides, not the model
-    deterministic = call.arguments.pop("deterministic", None)
-    flag = module.resolve(deterministic) if isinstance(module, MCDropout) else False
-    live = is_live(module.rate, flag)
-    inputs = mark(list(call.arguments.values()), module.path, type(module), module.rate, live)
-    key = site_key(module.make_rng(module.rng_collection), module.path) if live else None
-    if isinstance(module, Dropper):
-        return module.drop(key, *inputs, deterministic=flag)
-    return drop_entries(module, key, *inputs, deterministic=flag)
-
-
-def _live_attention(next_method, module, args, kwargs):
-    """The call of an attention module of Flax with the dropout of its weights on."""
-    rate = module.dropout_rate
-    live = is_live(rate, False)
-    call = inspect.signature(next_method).bind(*args, **kwargs)
-    switch = module.deterministic
-    if live:
-        key = site_key(module.make_rng("dropout"), module.path)
-        call.arguments.update(deterministic=False, dropout_rng=key)
-        object.__setattr__(module, "deterministic", None)  # Flax refuses to be told twice
-    try:
-        with replaced_attention(module):
+    def attention(self, next_method, module, args, kwargs):
+        """An attention module of Flax with the dropout of its weights on."""
+        call = inspect.signature(next_method).bind(*args, **kwargs)
+        rate = module.dropout_rate if self.rate is None else self.rate
+        live = _options.is_chosen(self.sites, module.path) and is_live(rate, False)
+        if live:
+            key = site_key(module.make_rng("dropout"), module.path)
+            call.arguments.update(dropout_rng=key)
+        call.arguments.update(deterministic=not live)
+        with contextlib.ExitStack() as stack:
+            enter = stack.enter_context
+            enter(_field(module, "deterministic", None))  # Flax refuses to be told twice
+            if self.rate is not None:
+                enter(_field(module, "dropout_rate", _options.SOME_RATE))
+            enter(replaced_attention(module))
+            if self.rate is not None:
+                changed = _options.at_rate(module.attention_fn, self.rate)
+                enter(_field(module, "attention_fn", changed))
             output = next_method(*call.args, **call.kwargs)
+        known_zero = isinstance(rate, numbers.Real) and not rate
+        return output if known_zero else mark(output, module.path, type(module), rate, live)
+
+    def cell(self, next_method, module, method_name, args, kwargs):
+        """A method of a recurrent cell that drops, with masks from the key of the pass."""
+        chosen = _options.is_chosen(self.sites, module.path)
+        if method_name == "resolve":
+            return not chosen
+        with contextlib.ExitStack() as stack:
+            for name in _cells.rate_names(module):
+                stack.enter_context(self.overridden(module, name))
+            result = next_method(*args, **kwargs)
+            if method_name == "sequence_key" and module.scope is not None:
+                return site_key(result, module.path)
+            if method_name == "initialize_carry":
+                rate = _cells.common_rate(module.rates)
+                live = chosen and is_live(rate, False)
+                return mark(result, module.path, type(module), rate, live)
+            return result
+
+    def other(self, next_method, module, args, kwargs):
+        """Any other module: told to drop if it can be told, and a site if it draws a key itself."""
+        if not _options.is_chosen(self.sites, module.path):
+            return next_method(*args, **kwargs)
+        before = _keys_drawn(module)
+        output = _told(next_method, module, args, kwargs, {"deterministic": False})
+        drawn = _keys_drawn(module) != before
+        return mark(output, module.path, type(module), None, True) if drawn else output
+
+    def overridden(self, module, name):
+        """Inside, a module has the rate that is asked for; one that decides a shape keeps its."""
+        if self.rate is None or isinstance(module, TokenDropout) or not _has(module, name):
+            return contextlib.nullcontext()
+        return _field(module, name, self.rate)
+
+
+@contextlib.contextmanager
+def _field(module, name, value):
+    """Inside, a field of a module has another value."""
+    before = getattr(module, name)
+    object.__setattr__(module, name, value)
+    try:
+        yield
     finally:
-        object.__setattr__(module, "deterministic", switch)
-    return mark(output, module.path, type(module), rate, live) if rate else output
+        object.__setattr__(module, name, before)
 
 
-def _live_cell(next_method, module, method_name, args, kwargs):
-    """A method of a recurrent cell that drops, with masks from the key of the pass."""
-    if method_name == "resolve":
-        return False
-    result = next_method(*args, **kwargs)
-    if method_name == "sequence_key" and module.scope is not None:
-        return site_key(result, module.path)
-    if method_name == "initialize_carry":
-        rate = _cells.common_rate(module.rates)
-        return mark(result, module.path, type(module), rate, is_live(rate, False))
-    return result
+def _has(module, name):
+    return name in {field.name for field in dataclasses.fields(module)}
+
+
+def _told(next_method, module, args, kwargs, flags):
+    """A call with flags set, those of them that the module has."""
+    parameters = inspect.signature(next_method).parameters
+    flags = {name: value for name, value in flags.items() if name in parameters}
+    if not flags:
+        return next_method(*args, **kwargs)
+    call = inspect.signature(next_method).bind(*args, **kwargs)
+    with contextlib.ExitStack() as stack:
+        for name, value in flags.items():
+            given = call.arguments.get(name, parameters[name].default)
+            if given is None and getattr(module, name, None) is not None:
+                stack.enter_context(_field(module, name, value))  # told twice, Flax refuses
+            else:
+                call.arguments[name] = value
+        return next_method(*call.args, **call.kwargs)
+
+
+def _keys_drawn(module):
+    """Number of keys that the module itself has taken from its streams."""
+    counters = {} if module.scope is None else module.scope.rng_counters
+    return {name: count for name, count in counters.items() if isinstance(count, int)}

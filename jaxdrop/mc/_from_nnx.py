@@ -2,17 +2,21 @@
 
 import dataclasses
 import functools
+import numbers
 from typing import Any
 
 import jax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from jaxdrop.functional import _cells
+from jaxdrop.mc import _options
 from jaxdrop.mc._site import is_live, mark, site_key
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
 from jaxdrop.nnx._dropout import MCDropout
-from jaxdrop.nnx._replace import replace_dropout
+from jaxdrop.nnx._replace import replaced
+from jaxdrop.nnx._token_dropout import TokenDropout
 
 
 @jax.tree_util.register_dataclass
@@ -21,17 +25,31 @@ class NnxFn:
     """``fn(key, *args, **kwargs)`` of an nnx model with its dropout on; made by `from_nnx`."""
 
     state: Any
+    rate: Any
     graph: Any = dataclasses.field(metadata={"static": True})
+    shared_masks: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key, *args, **kwargs):
+        run = functools.partial(self._run, key)
+        if self.shared_masks:
+            return _options.by_example(run, args, kwargs)
+        return run(*args, **kwargs)
+
+    def _run(self, key, *args, **kwargs):
         model = nnx.merge(self.graph, self.state, copy=True)
         for _, node in nnx.iter_graph(model):
             if isinstance(node, _Live):
-                node.seed(key)
+                node.prepare(key, self.rate)
         return model(*args, **kwargs)
 
 
-def from_nnx(model: nnx.Module) -> NnxFn:
+def from_nnx(
+    model: nnx.Module,
+    *,
+    sites: _options.Sites = None,
+    rate: ArrayLike | None = None,
+    shared_masks: bool = False,
+) -> NnxFn:
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
     Every ``flax.nnx.Dropout``, every dropout class of jaxdrop (in its recurrent cells with one
@@ -48,12 +66,22 @@ def from_nnx(model: nnx.Module) -> NnxFn:
 
     Args:
         model: any ``nnx.Module``.
+        sites: which dropout sites drop: a pattern for their paths as `audit` prints them, such as
+            ``"encoder/*"`` (``*`` matches slashes too), or a function of the path; None for all.
+            The others stay off.
+        rate: probability of dropping at every site in place of its own, in [0, 1]; may be traced.
+            An array to the program: a sweep over rates compiles once. Noise that has no rate, and
+            tokens that are left out, keep theirs; in a recurrent cell, rates of 0 stay 0.
+        shared_masks: if true, all examples of a call meet the same sub-network. Every array among
+            the arguments then has examples on axis 0; the model runs for each of them on its own.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
-        TypeError: ``model`` is no ``nnx.Module``.
+        TypeError: ``model`` is no nnx.Module, ``sites`` neither pattern nor function, or ``rate``
+            no number.
+        ValueError: ``rate`` lies outside [0, 1] or is no scalar.
 
     Example:
         >>> rngs = nnx.Rngs(0)
@@ -72,29 +100,39 @@ def from_nnx(model: nnx.Module) -> NnxFn:
             f"model: expected a flax.nnx.Module, got {type(model).__name__}; "
             "for a linen model write jaxdrop.mc.from_linen(model, variables)"
         )
-    copy = replace_dropout(model)
+    sites, rate = _options.check_sites(sites), _options.check_override(rate)
+    copy = replaced(model, zero_rates=rate is not None)
     copy.eval()
     for path, node in nnx.iter_graph(copy):
         mixin = _live_mixin(node)
         if mixin is not None:
             node.__class__ = _live_class(mixin, type(node))
             node.site_path = tuple(map(str, path))
+            node.site_chosen = _options.is_chosen(sites, node.site_path)
     graph, state = nnx.split(copy)
-    return NnxFn(state, graph)
+    return NnxFn(state, rate, graph, bool(shared_masks))
 
 
 class _Live(nnx.Module):
     """Mixed into the class of a module with dropout: its call drops, whatever it is told."""
 
     site_path: tuple[str, ...]
+    site_chosen: bool
 
-    def seed(self, key):
-        """Gives the module a stream of its site's own, of the shape of the one that it had."""
+    def prepare(self, key, rate):
+        """Gives the module a stream of its site's own, and the rate that is asked for, if any."""
         key = site_key(key, self.site_path)
         had = getattr(self, "rngs", None)
         if isinstance(had, nnx.RngStream) and had.key.shape:  # layers stacked for a scan
             key = jax.random.split(key, had.key.shape)
         self.rngs = nnx.data(nnx.RngStream(key, tag="dropout"))
+        if rate is not None:
+            self.override(rate)
+
+    def override(self, rate):
+        """Puts another rate in place of the module's own; one that decides a shape stays."""
+        if "rate" in vars(self) and not isinstance(self, TokenDropout):
+            self.rate = nnx.data(rate)
 
 
 class _LiveDropout(_Live):
@@ -103,6 +141,7 @@ class _LiveDropout(_Live):
     def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
         del rngs  # the key of the pass decides, not the model
         flag = self.resolve(deterministic) if isinstance(self, MCDropout) else False
+        flag = flag if self.site_chosen else True
         live = is_live(self.rate, flag)
         args, kwargs = mark((args, kwargs), self.site_path, type(self), self.rate, live)
         return super().__call__(*args, deterministic=flag, rngs=self.rngs, **kwargs)
@@ -111,22 +150,34 @@ class _LiveDropout(_Live):
 class _LiveAttention(_Live):
     dropout_rate: Any
 
+    def override(self, rate):
+        self.dropout_rate = _options.SOME_RATE
+        self.attention_fn = _options.at_rate(self.attention_fn, rate)
+
     def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
         del deterministic, rngs  # the key of the pass decides, not the model
-        output = super().__call__(*args, deterministic=False, rngs=self.rngs, **kwargs)
-        return mark(output, self.site_path, type(self), self.dropout_rate, True)
+        live = self.site_chosen and is_live(self.dropout_rate, False)
+        output = super().__call__(*args, deterministic=not live, rngs=self.rngs, **kwargs)
+        if isinstance(self.dropout_rate, numbers.Real) and not self.dropout_rate:
+            return output
+        return mark(output, self.site_path, type(self), self.dropout_rate, live)
 
 
 class _LiveCell(_Live):
     rates: tuple
 
+    def override(self, rate):
+        for name in _cells.rate_names(self):
+            setattr(self, name, nnx.data(rate))
+
     def resolve(self, deterministic):
-        return False
+        return not self.site_chosen
 
     def initialize_carry(self, *args, **kwargs):
         carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
         rate = _cells.common_rate(self.rates)
-        return mark(carry, self.site_path, type(self), rate, is_live(rate, False))
+        live = self.site_chosen and is_live(rate, False)
+        return mark(carry, self.site_path, type(self), rate, live)
 
 
 def _live_mixin(node):
@@ -134,7 +185,7 @@ def _live_mixin(node):
         return _LiveCell
     if isinstance(node, nnx.Dropout | Dropper):
         return _LiveDropout
-    if isinstance(node, nnx.MultiHeadAttention) and is_live(node.dropout_rate, False):
+    if isinstance(node, nnx.MultiHeadAttention):
         return _LiveAttention
     return None
 

@@ -37,18 +37,23 @@ def replace_dropout(model):
             f"model: expected an nnx.Module, got {type(model).__name__}; for a linen model write "
             "with jaxdrop.linen.replace_dropout(): ..."
         )
+    return replaced(model, zero_rates=False)
+
+
+def replaced(model, *, zero_rates):
+    """`replace_dropout`, which leaves attention with a known rate of 0 alone or not."""
     copy = nnx.clone(model)
     for _, node in nnx.iter_graph(copy):
         if type(node) is nnx.Dropout:
             node.__class__ = Dropout
-        elif _computes_as_flax(node):
+        elif _computes_as_flax(node, zero_rates):
             node.attention_fn = attention_fn
     return copy
 
 
-def _computes_as_flax(node):
+def _computes_as_flax(node, zero_rates):
     """Whether it is attention with dropout, by Flax's own function."""
     if not isinstance(node, nnx.MultiHeadAttention):
         return False
     known_zero = isinstance(node.dropout_rate, numbers.Real) and not node.dropout_rate
-    return node.attention_fn is nnx.dot_product_attention and not known_zero
+    return node.attention_fn is nnx.dot_product_attention and (zero_rates or not known_zero)
