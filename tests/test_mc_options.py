@@ -324,6 +324,24 @@ def test_flags_that_are_handed_down_are_turned_and_batchnorm_is_not(wrap):
     jax.tree.map(assert_same_bits, jax.tree.map(np.asarray, variables), before)
 
 
+@pytest.mark.parametrize(
+    ("sites", "live"),
+    [
+        ("layer_1", set()),
+        ("layer_0*", {"layer_0/SelfAttention_0", "layer_0/Dropout_0"}),
+        (lambda path: "Attention" not in path, {"layer_0/Dropout_0", "layer_1/Dropout_0"}),
+        ("layer_1/Self*", {"layer_1/SelfAttention_0"}),
+    ],
+    ids=["block", "inside", "others", "attention"],
+)
+def test_a_parent_that_is_told_to_drop_does_not_tell_what_is_not_chosen(sites, live):
+    x = data((2, 5, 8))
+    fn = mc.from_linen(Transformer(), Transformer().init(key(3), x), sites=sites)
+    report = mc.audit(fn, key(), x)
+    assert {site.path for site in report.sites if site.live} == live
+    assert report.depends_on_key == bool(live)
+
+
 def test_norms_of_a_users_own_are_not_told_to_train():
     class MyBatchNorm(nn.Module):
         @nn.compact

@@ -72,6 +72,10 @@ def from_linen(
     ``train=False``. Attention draws a mask for each example and head, unless it has an
     ``attention_fn`` of the user's own.
 
+    A module with an argument ``deterministic``, which parents hand down, is given False, so that it
+    also drops where it does so by a function and a key of its own; one with ``Norm`` in the name of
+    its class is told to evaluate all the same.
+
     The function is a pytree whose leaves are the variables, so it may be an argument of a jitted
     function, and new variables of the same shapes need no new compilation.
 
@@ -206,10 +210,9 @@ class _Interceptor:
 
     def other(self, next_method, module, args, kwargs):
         """Any other module: told to drop if it can be told, and a site if it draws a key itself."""
-        if not _options.is_chosen(self.sites, module.path):
-            return next_method(*args, **kwargs)
+        chosen = _options.is_chosen(self.sites, module.path)
         before = _keys_drawn(module)
-        output = _told(next_method, module, args, kwargs, {"deterministic": False})
+        output = _told(next_method, module, args, kwargs, {"deterministic": not chosen})
         drawn = _keys_drawn(module) != before
         return mark(output, module.path, type(module), None, True) if drawn else output
 
