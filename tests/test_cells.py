@@ -135,6 +135,7 @@ WRAPPERS = {
 each_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
 
+@pytest.mark.slow
 @each_wrapper
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
 def test_gradient_over_500_steps_is_that_of_finite_differences(wrap, kind):
@@ -160,6 +161,7 @@ def test_gradient_over_500_steps_is_that_of_finite_differences(wrap, kind):
         assert float(slope) == pytest.approx(difference, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell])
 @pytest.mark.parametrize("traced", [False, True])
 def test_rate_1_drops_all_and_the_gradient_is_finite(kind, traced):

@@ -140,6 +140,7 @@ def trained(x, labels, steps=400):
     return variables, losses
 
 
+@pytest.mark.slow
 def test_digits_read_row_by_row_are_better_calibrated_by_monte_carlo():
     digits = load_digits()
     x = jnp.asarray(digits.images / 16, jnp.float32)

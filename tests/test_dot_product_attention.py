@@ -498,6 +498,7 @@ def test_second_derivatives_in_blocks_stay_small():
     assert program.memory_analysis().temp_size_in_bytes < 4096 * 4096 * 4
 
 
+@pytest.mark.slow
 @each_block
 @pytest.mark.parametrize("mode", ["weights", "keys"])
 def test_transforms_give_what_single_calls_give(block_size, mode):
@@ -518,6 +519,7 @@ def test_transforms_give_what_single_calls_give(block_size, mode):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_block
 @pytest.mark.parametrize("mode", ["weights", "keys", pytest.param("heads", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)

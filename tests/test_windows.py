@@ -71,6 +71,7 @@ def test_windows_may_start_anywhere(shape, sizes):
         np.testing.assert_array_equal(keep[..., :inside], expected[..., start : start + inside])
 
 
+@pytest.mark.slow
 @each_shape
 @pytest.mark.parametrize("axes", ["last", "all", "first"])
 def test_rates_may_be_an_array(shape, sizes, axes):
