@@ -1,5 +1,6 @@
 """Rows of a benchmark: printed, saved, drawn."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -35,6 +36,14 @@ class Row(NamedTuple):
     ratio: float | None
     against: str
     spread: tuple[float, float] | None = None
+
+
+def count(text):
+    """A number of things from the command line, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
 
 
 def rows_of(section, case, values, unit, against):

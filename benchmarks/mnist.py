@@ -19,6 +19,7 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from benchmarks import _report
+from benchmarks._report import count
 from jaxdrop import linen, mc
 
 # Test error in per cent (Srivastava et al. 2014, table 2).
@@ -94,11 +95,11 @@ def _options(arguments):
         description="Test error of dropout on MNIST, and of averages over Monte-Carlo passes.",
     )
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz")
-    parser.add_argument("--epochs", type=int, default=100, metavar="N", help="(100)")
-    parser.add_argument("--hidden", type=int, default=1024, metavar="N", help="units (1024)")
-    parser.add_argument("--layers", type=int, default=3, metavar="N", help="hidden ones (3)")
+    parser.add_argument("--epochs", type=count, default=100, metavar="N", help="(100)")
+    parser.add_argument("--hidden", type=count, default=1024, metavar="N", help="units (1024)")
+    parser.add_argument("--layers", type=count, default=3, metavar="N", help="hidden ones (3)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N digits alone")
-    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="of averages (10)")
+    parser.add_argument("--repeats", type=count, default=10, metavar="N", help="of averages (10)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (0)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the figures")
     parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the curve")
@@ -108,9 +109,6 @@ def _options(arguments):
             "--data: expected a folder with mnist.npz, arrays x_train, y_train, x_test, y_test; "
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz is one"
         )
-    for name in ("epochs", "hidden", "layers", "repeats"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     return options
 
 

@@ -27,6 +27,7 @@ from benchmarks._language_model import (
     start,
     zero_states,
 )
+from benchmarks._report import count
 
 KINDS = {
     "no dropout": Rates(),
@@ -74,12 +75,12 @@ def _options(arguments):
         "variational dropout, and with Monte-Carlo averaging.",
     )
     parser.add_argument("--data", metavar="DIR", help="holds train.txt, valid.txt and test.txt")
-    parser.add_argument("--cells", type=_count, default=200, metavar="N", help="a layer (200)")
-    parser.add_argument("--layers", type=_count, default=2, metavar="N", help="number (2)")
-    parser.add_argument("--epochs", type=_count, default=13, metavar="N", help="at most (13)")
-    parser.add_argument("--batch", type=_count, default=20, metavar="N", help="stretches (20)")
-    parser.add_argument("--steps", type=_count, default=35, metavar="N", help="of a window (35)")
-    parser.add_argument("--samples", type=_count, default=50, metavar="N", help="MC passes (50)")
+    parser.add_argument("--cells", type=count, default=200, metavar="N", help="a layer (200)")
+    parser.add_argument("--layers", type=count, default=2, metavar="N", help="number (2)")
+    parser.add_argument("--epochs", type=count, default=13, metavar="N", help="at most (13)")
+    parser.add_argument("--batch", type=count, default=20, metavar="N", help="stretches (20)")
+    parser.add_argument("--steps", type=count, default=35, metavar="N", help="of a window (35)")
+    parser.add_argument("--samples", type=count, default=50, metavar="N", help="MC passes (50)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (0)")
     parser.add_argument(
         "--checkpoints",
@@ -88,13 +89,6 @@ def _options(arguments):
         help="save there after every epoch, and go on from there",
     )
     return parser.parse_args(arguments)
-
-
-def _count(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
 
 
 def _train(kind, model, corpus, options):

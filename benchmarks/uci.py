@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import _report
+from benchmarks._report import count
 from benchmarks._uci_nets import Scaled, ask, standardise, train
 
 
@@ -107,10 +108,10 @@ def _options(arguments):
     )
     parser.add_argument("--sets", metavar="A,B", help="beginnings of their names (all there are)")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="icml")
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="of training (1)")
-    parser.add_argument("--splits", type=_count, default=20, metavar="N", help="the first N (20)")
-    parser.add_argument("--samples", type=_count, default=10_000, metavar="N", help="(10000)")
-    parser.add_argument("--epochs", type=_count, metavar="N", help="other than the protocol's")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="of training (1)")
+    parser.add_argument("--splits", type=count, default=20, metavar="N", help="the first N (20)")
+    parser.add_argument("--samples", type=count, default=10_000, metavar="N", help="(10000)")
+    parser.add_argument("--epochs", type=count, metavar="N", help="other than the protocol's")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     options = parser.parse_args(arguments)
     if options.data is None:
@@ -119,13 +120,6 @@ def _options(arguments):
             "https://archive.ics.uci.edu, and the package ucimlrepo fetches them by name"
         )
     return options
-
-
-def _count(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
 
 
 def _read(folder, wanted):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.functional import _drop
-from jaxdrop.masks import _keys, _layout, _mask, _rate, _sharding
+from jaxdrop.masks import _keys, _layout, _mask, _rate
 
 
 class CellCarry(NamedTuple):
@@ -177,8 +177,7 @@ def _draw(key, traced_rate, *, rate, shape):
 
 def _effective(rate, flag):
     """The rate, and 0 where a traced flag switches off."""
-    rate = jnp.asarray(rate, jnp.float32)
-    return rate if flag is False else jnp.where(flag, jnp.float32(0), rate)
+    return jnp.asarray(_drop.effective_rate(rate, None if flag is False else flag), jnp.float32)
 
 
 def apply_words(words, rate, deterministic, x, name="inputs"):
@@ -201,12 +200,8 @@ def apply_words(words, rate, deterministic, x, name="inputs"):
 
 
 def _select(words, keep_prob, x):
-    scaled = _mask._scale(_mask.aligned(keep_prob, x), x)
-    keep = _layout.unpack(words, along_last(x.shape))
-    sharding = _sharding.mask_sharding(x, x.shape)
-    if sharding is not None:
-        keep = jax.sharding.reshard(keep, sharding)
-    return jnp.where(keep, scaled, jnp.zeros((), scaled.dtype)).astype(x.dtype)
+    keep = _mask.unpacked_like(words, along_last(x.shape), x)
+    return _mask.select_kept(keep, keep_prob, x)
 
 
 def refuse_carry(carry, name) -> NoReturn:

@@ -12,7 +12,7 @@ from jaxdrop.functional import _attention_arguments as _arguments
 from jaxdrop.functional._attention_blocks import attend_blocks
 from jaxdrop.functional._attention_dense import attend_dense
 from jaxdrop.functional._attention_logits import inside_queries
-from jaxdrop.functional._drop import Flag, Key, check_flag, draws, drop
+from jaxdrop.functional._drop import Flag, Key, check_flag, draws, drop, effective_rate
 from jaxdrop.masks import _keys, _mask, _rate
 
 
@@ -164,9 +164,7 @@ def _dropped(settings, arrays, limits, dropout_key, rate, flag, rank):
 
 @functools.partial(jax.jit, static_argnames=("settings", "rank"))
 def _attention(settings, arrays, limits, dropout_key, rate, deterministic, rank):
-    if deterministic is not None:
-        rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
-    rate = settings.rate if rate is None else rate
+    rate = settings.rate if rate is None else effective_rate(rate, deterministic)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in arrays[:3])
     arrays = arrays._replace(query=q, key=k, value=v)
     attend = attend_dense if settings.block_size is None else attend_blocks

@@ -58,9 +58,15 @@ def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
 @functools.partial(jax.jit, static_argnames=("rate", "mask_shape", "draw", "apply"))
 def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape, draw, apply):
     rate = traced_rate if rate is None else rate
-    if deterministic is not None:
-        rate = jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
+    rate = effective_rate(rate, deterministic)
     return apply(draw(key, rate, mask_shape, like=jax.tree.leaves(x)[0]), x)
+
+
+def effective_rate(rate, deterministic):
+    """The rate, and 0 where a traced flag switches dropout off; None stands for a flag of False."""
+    if deterministic is None:
+        return rate
+    return jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
 
 
 def draws(rate, deterministic):

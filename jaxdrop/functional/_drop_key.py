@@ -78,10 +78,7 @@ def _spare_rows(mask, x):
     In the words themselves, so that they are all that is kept for the backward pass.
     """
     layout = _layout.layout_of(mask.shape)
-    keep = _layout.unpack(mask.words, layout)
-    sharding = _sharding.mask_sharding(x, mask.shape)
-    if sharding is not None:
-        keep = jax.sharding.reshard(keep, sharding)
+    keep = _mask.unpacked_like(mask.words, layout, x)
     lost = ~jnp.any(keep & (x > -jnp.inf), axis=-1, keepdims=True)
     spared = _layout.pack(_sharding.whole_runs(lost, layout), layout)
     return dataclasses.replace(mask, words=mask.words | spared)

@@ -232,11 +232,14 @@ def _choose(mask, kept, dropped):
 
 def keep_like(mask, x):
     """The mask's booleans with the rank of ``x``, and sharded like it."""
-    keep = unpack(mask.words, layout_of(mask.shape))
-    sharding = _sharding.mask_sharding(x, mask.shape)
-    if sharding is not None:
-        keep = jax.sharding.reshard(keep, sharding)
-    return _leading(keep, x)
+    return _leading(unpacked_like(mask.words, layout_of(mask.shape), x), x)
+
+
+def unpacked_like(words, layout, x):
+    """The booleans of packed words, sharded like the array that they broadcast to."""
+    keep = unpack(words, layout)
+    sharding = _sharding.mask_sharding(x, layout.shape)
+    return keep if sharding is None else jax.sharding.reshard(keep, sharding)
 
 
 def select_kept(keep, keep_prob, x):

@@ -107,10 +107,7 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget):
 
     def several(state, start, size):
         numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
-        # Under vmap the other implementations draw for the whole batch from its first key, which
-        # would make samples depend on the chunk they fall into.
-        mapped = jax.vmap if jax.random.key_impl(key) == "threefry2x32" else _in_turn
-        return summary.update(state, mapped(one)(numbers), start)
+        return summary.update(state, mapped(one, key)(numbers), start)
 
     if chunk_size is None:
         chunk_size = _chunk_size(memory_budget, report.bytes_a_pass, num_samples)
@@ -134,5 +131,10 @@ def _chunk_size(budget, bytes_a_pass, num_samples):
     return next((n for n in range(most, (most + 1) // 2, -1) if num_samples % n == 0), most)
 
 
-def _in_turn(fn):
+def mapped(fn, key):
+    """``fn`` over the first axis of its argument, where it folds numbers into ``key``."""
+    # Under vmap the other implementations draw for the whole batch from its first key, which
+    # would make samples depend on the chunk they fall into.
+    if jax.random.key_impl(key) == "threefry2x32":
+        return jax.vmap(fn)
     return functools.partial(jax.lax.map, fn)

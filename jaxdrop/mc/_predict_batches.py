@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxdrop.masks import _keys
 from jaxdrop.mc import _trace
 from jaxdrop.mc._moments import moments
-from jaxdrop.mc._predict import predict
+from jaxdrop.mc._predict import mapped, predict
 from jaxdrop.mc._summary import Summary
 
 _KEYS = ("batch", "example", "call")
@@ -144,15 +144,13 @@ def _keyed(fn, keys, args, done):
 def _each_example(fn, key, numbers, *args):
     arrays, static = _trace.split(args)
 
-    def one(number, arrays):
+    def one(pair):
+        number, arrays = pair
         arrays = jax.tree.map(lambda x: x[None], arrays)
         output = fn(jax.random.fold_in(key, number), *_trace.join(arrays, static))
         return jax.tree.map(lambda x: x[0], output)
 
-    # One after the other, keys of some implementations would draw for all from the first.
-    if jax.random.key_impl(key) != "threefry2x32":
-        return jax.lax.map(lambda pair: one(*pair), (numbers, arrays))
-    return jax.vmap(one)(numbers, arrays)
+    return mapped(one, key)((numbers, arrays))
 
 
 def _example_axes(fn, key, args, options, result):

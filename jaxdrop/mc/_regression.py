@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxdrop.masks import _rate
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
+from jaxdrop.uncertainty import _likelihood
 
 
 class Regression(NamedTuple):
@@ -113,9 +114,8 @@ def _update(precision, targets, state, samples, start):
         averaged = state.variances + (variances.mean(0) - state.variances) * share
     if targets is None:
         return _State(after, averaged, None)
-    apart = jnp.square(means.astype(dtype) - targets.astype(dtype)[None])
-    variances = variances.reshape((1,) * (apart.ndim - variances.ndim) + variances.shape)
-    logs = -(jnp.log(2 * jnp.pi * variances) + apart / variances) / 2
+    variances = variances.reshape((1,) * (means.ndim - variances.ndim) + variances.shape)
+    logs = _likelihood.log_density(means.astype(dtype), variances, targets.astype(dtype)[None])
     log_sum = jnp.logaddexp(state.log_sum, jax.nn.logsumexp(logs, axis=0))
     return _State(after, averaged, log_sum)
 

@@ -91,7 +91,8 @@ def mixture_log_likelihood(means, targets, *, precision=None, variances=None):
     return _mixture_log_likelihood(means, targets, noise, inverse=precision is not None)
 
 
-def _log_density(mean, variance, targets):
+def log_density(mean, variance, targets):
+    """Logarithm of the density of Gaussians, entry by entry; NaN at a variance not above 0."""
     valid = variance > 0
     variance = jnp.where(valid, variance, 1)
     twice = jnp.square(targets - mean) / variance + jnp.log(variance) + _LOG_2PI
@@ -100,12 +101,12 @@ def _log_density(mean, variance, targets):
 
 @jax.jit
 def _gaussian(mean, variance, targets):
-    return 0 - _log_density(mean, variance, targets).mean()
+    return 0 - log_density(mean, variance, targets).mean()
 
 
 @functools.partial(jax.jit, static_argnames="inverse")
 def _mixture_log_likelihood(means, targets, noise, *, inverse):
     variances = 1 / jnp.where(noise > 0, noise, jnp.nan) if inverse else noise
-    densities = _log_density(means, jnp.broadcast_to(variances, means.shape), targets[None])
+    densities = log_density(means, jnp.broadcast_to(variances, means.shape), targets[None])
     log_sum = jax.scipy.special.logsumexp(densities, axis=0)
     return (log_sum - np.log(means.shape[0]).item()).mean()
