@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _trace
+from jaxdrop.mc import _sample_axis, _trace
 from jaxdrop.mc._audit import audit
 from jaxdrop.mc._moments import moments
 from jaxdrop.mc._summary import Summary
@@ -23,6 +23,7 @@ def predict(
     summary: Summary | None = None,
     chunk_size: int | Literal["auto"] = 10,
     memory_budget: int | None = None,
+    sample_axis: str | tuple[str, ...] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
@@ -46,15 +47,21 @@ def predict(
         memory_budget: bytes that passes side by side may take, counted from the shapes of one
             pass; used by ``"auto"``. None is 32 MiB on a CPU, about what its cache holds, and
             1 GiB elsewhere.
+        sample_axis: mesh axis, or axes, over whose devices the samples are divided; of the mesh
+            that ``jax.set_mesh`` has set, else of the one that an argument lies on. Arguments may
+            be sharded over the others. ``chunk_size`` is rounded up to a multiple of the number
+            of devices, ``memory_budget`` holds for each. None leaves the samples together, and
+            sharded arguments need nothing.
         **kwargs: keyword arguments of ``fn``.
 
     Returns:
         The result of the summary.
 
     Raises:
-        TypeError: a number is no integer, or ``key`` no PRNG key.
-        ValueError: one of them is below 1, or the output does not depend on the key; the message
-            holds the audit.
+        TypeError: a number is no integer, ``key`` no PRNG key, or ``sample_axis`` no name.
+        ValueError: a number is below 1; the output does not depend on the key, in which case the
+            message holds the audit; ``sample_axis`` is no axis of the mesh, or the key of a kind
+            whose samples run one after the other.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -79,7 +86,8 @@ def predict(
     summary = moments() if summary is None else summary
     arrays, static = _trace.split((fn, args, kwargs, tuple(summary)))
     counts = {"num_samples": num_samples, "chunk_size": size, "memory_budget": budget}
-    result = _predict(key, arrays, static=static, **counts)
+    axis = _sample_axis.find(sample_axis, key, arrays)
+    result = _predict(key, arrays, static=static, axis=axis, **counts)
     if summary.check is not None and not any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
     ):
@@ -88,9 +96,11 @@ def predict(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("static", "num_samples", "chunk_size", "memory_budget"), inline=False
+    jax.jit,
+    static_argnames=("static", "num_samples", "chunk_size", "memory_budget", "axis"),
+    inline=False,
 )
-def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget):
+def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget, axis):
     fn, args, kwargs, functions = _trace.join(arrays, static)
     summary = Summary(*functions)
     key = _keys.typed(key)
@@ -106,11 +116,12 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget):
         return fn(jax.random.fold_in(key, number), *args, **kwargs)
 
     def several(state, start, size):
-        numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
-        return summary.update(state, mapped(one, key)(numbers), start)
+        return summary.update(state, _passes(one, key, start, size, axis), start)
 
+    devices = 1 if axis is None else axis.devices
     if chunk_size is None:
-        chunk_size = _chunk_size(memory_budget, report.bytes_a_pass, num_samples)
+        chunk_size = _chunk_size(memory_budget * devices, report.bytes_a_pass, num_samples)
+    chunk_size = -(-chunk_size // devices) * devices
     chunks, rest = divmod(num_samples, chunk_size)
     state = summary.init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
     state = jax.lax.fori_loop(
@@ -119,6 +130,20 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget):
     if rest:
         state = several(state, jnp.int32(chunks * chunk_size), rest)
     return summary.result(state)
+
+
+def _passes(one, key, start, size, axis):
+    """The samples ``start, ..., start + size - 1``, divided among the devices of an axis if any."""
+    if axis is None:
+        numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
+        return mapped(one, key)(numbers)
+    padded = -(-size // axis.devices) * axis.devices
+    numbers = start.astype(jnp.uint32) + jnp.arange(padded, dtype=jnp.uint32)
+    names = axis.names if len(axis.names) > 1 else axis.names[0]
+    samples = jax.vmap(one, spmd_axis_name=names)(_sample_axis.spread(numbers, axis))
+    if size == padded:
+        return samples
+    return jax.tree.map(lambda leaf: _sample_axis.gather(leaf)[:size], samples)
 
 
 def _default_budget():

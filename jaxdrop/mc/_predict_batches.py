@@ -25,6 +25,7 @@ def predict_batches(
     summary: Summary | None = None,
     chunk_size: int | Literal["auto"] = 10,
     memory_budget: int | None = None,
+    sample_axis: str | tuple[str, ...] | None = None,
     keys: str = "batch",
     progress: bool = True,
 ) -> Any:
@@ -42,6 +43,7 @@ def predict_batches(
         summary: as for `predict`; each of its results has to have an axis of examples.
         chunk_size: as for `predict`.
         memory_budget: as for `predict`.
+        sample_axis: as for `predict`.
         keys: what gets a key of its own. ``"batch"``: batch b is
             ``predict(fn, jax.random.fold_in(key, b), ...)``. ``"example"``: sample i of example n
             is ``fn(jax.random.fold_in(jax.random.fold_in(key, i), n), example)``, a batch of one,
@@ -78,6 +80,7 @@ def predict_batches(
         "summary": moments() if summary is None else summary,
         "chunk_size": chunk_size,
         "memory_budget": memory_budget,
+        "sample_axis": sample_axis,
     }
     results, axes, largest, done = [], None, 0, 0
     for number, batch in enumerate(_with_bar(batches, progress)):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdrop.masks import _rate
-from jaxdrop.mc import _summary
+from jaxdrop.mc import _sample_axis, _summary
 from jaxdrop.mc._summary import Summary
 
 
@@ -92,7 +92,7 @@ def _init_floating(sample, num_samples):
 
 def _update(state, samples, start):
     def write(buffer, chunk):
-        chunk = chunk.astype(buffer.dtype)
+        chunk = _sample_axis.gather(chunk.astype(buffer.dtype))
         return jax.lax.dynamic_update_slice_in_dim(buffer, chunk, start, axis=0)
 
     return jax.tree.map(write, state, samples)
