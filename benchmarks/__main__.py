@@ -10,7 +10,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first import
 import jax
 from tqdm import tqdm
 
-from benchmarks import _attention, _elementwise, _programs, _recurrent_step, _report, _tpu
+from benchmarks import (
+    _attention,
+    _elementwise,
+    _monte_carlo,
+    _programs,
+    _recurrent_step,
+    _report,
+    _tpu,
+)
 
 _SECTIONS = {
     "forward": _elementwise.forward,
@@ -26,6 +34,7 @@ _SECTIONS = {
     "recurrent": _recurrent_step.recurrent,
     "attention": _attention.attention,
     "long": _attention.long,
+    "mc": _monte_carlo.monte_carlo,
     "tpu": _tpu.tpu,
 }
 
@@ -46,6 +55,8 @@ class Budget(NamedTuple):
         stride: every how manieth of the small shapes is timed.
         attention: (B, T, N, H) of the attention that is timed.
         tokens: of the attention whose temporaries are counted.
+        width: of the layers of the net that is sampled.
+        samples: its Monte-Carlo passes.
     """
 
     large: tuple[int, int]
@@ -60,6 +71,8 @@ class Budget(NamedTuple):
     stride: int
     attention: tuple[int, int, int, int]
     tokens: int
+    width: int
+    samples: int
 
 
 _FULL = Budget(
@@ -75,6 +88,8 @@ _FULL = Budget(
     stride=1,
     attention=(1, 4096, 8, 64),
     tokens=32768,
+    width=1024,
+    samples=100,
 )
 _QUICK = Budget(
     large=(512, 512),
@@ -89,6 +104,8 @@ _QUICK = Budget(
     stride=4,
     attention=(1, 128, 2, 16),
     tokens=1024,
+    width=64,
+    samples=20,
 )
 
 

@@ -1,6 +1,7 @@
 """Dropout of each library as ``fn(key, x)``; libraries that are not installed are left out."""
 
 import importlib.util
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +80,52 @@ def torch(rate, x):
         {"float32": library.float32, "bfloat16": library.bfloat16}[str(x.dtype)]
     )
     return lambda key, x: library.nn.functional.dropout(tensor, rate).numel()
+
+
+def monte_carlo(x, width, layers, rate, classes, num_samples):
+    """Mean and variance of Monte-Carlo passes of an MLP by torch libraries that are installed."""
+    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
+        return {}
+    import numpy as np
+    import torch as library
+
+    sizes = [x.shape[1], *[width] * layers]
+    blocks = [
+        part
+        for before, after in itertools.pairwise(sizes)
+        for part in (
+            library.nn.Linear(before, after),
+            library.nn.ReLU(),
+            library.nn.Dropout(rate),
+        )
+    ]
+    net = library.nn.Sequential(*blocks, library.nn.Linear(width, classes)).eval()
+    tensor = library.from_numpy(np.array(x, np.float32))
+
+    def summarised(draw):
+        def run():
+            with library.no_grad():
+                samples = draw()
+                return samples.mean(0).numpy(), samples.var(0).numpy()
+
+        return run
+
+    found = {}
+    if importlib.util.find_spec("torch_uncertainty") is not None:
+        from torch_uncertainty.methods import mc_dropout
+
+        for name, on_batch in (("torch-uncertainty", True), ("its loop", False)):
+            wrapped = mc_dropout(net, num_samples, on_batch=on_batch).eval()
+            found[name] = summarised(
+                lambda wrapped=wrapped: wrapped(tensor).reshape(num_samples, len(tensor), -1)
+            )
+    if importlib.util.find_spec("baal") is not None:
+        from baal.bayesian.dropout import patch_module
+        from baal.modelwrapper import ModelWrapper, TrainingArgs
+
+        arguments = TrainingArgs(use_cuda=False, replicate_in_memory=len(tensor) < 100)
+        wrapper = ModelWrapper(patch_module(net, inplace=False).eval(), arguments)
+        found["baal"] = summarised(
+            lambda: wrapper.predict_on_batch(tensor, iterations=num_samples).movedim(-1, 0)
+        )
+    return found

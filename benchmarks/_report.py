@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 import jax
 
-_PACKAGES = ("jaxdrop", "jax", "flax", "equinox", "dm-haiku", "keras", "torch")
+_PACKAGES = (
+    "jaxdrop",
+    "jax",
+    "flax",
+    "equinox",
+    "dm-haiku",
+    "keras",
+    "torch",
+    "torch-uncertainty",
+    "baal",
+)
 
 
 class Row(NamedTuple):
