@@ -3,6 +3,7 @@
 import functools
 import math
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import linen, mc
+from tests import models
 from tests.cases import key
 from tests.models import each_framework
 
@@ -224,3 +226,48 @@ def test_table_reads_as_documented():
         ]
     )
     assert math.isclose(SITES[0].rate, 0.1)
+
+
+class Centred(nn.Module):
+    """Centres by a running mean, which it updates where it is told to drop."""
+
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        seen = self.variable("averages", "mean", jnp.zeros, x.shape[-1:])
+        if not deterministic and not self.is_initializing():
+            seen.value = 0.9 * seen.value + 0.1 * x.mean(0)
+        self.sow("intermediates", "input", x)
+        return nn.Dropout(0.5, deterministic=deterministic)(x - seen.value[None])
+
+
+class NnxCentred(nnx.Module):
+    def __init__(self):
+        self.mean = nnx.BatchStat(jnp.zeros(40))
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, x):
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * x.mean(0)
+        return self.dropout(x - self.mean[...][None])
+
+
+@each_framework
+@pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["plain", "jit"])
+def test_collections_that_a_pass_would_change_are_named(framework, wrap):
+    if framework == "linen":
+        model = Centred()
+        fn, name = mc.from_linen(model, model.init(key(), X)), "averages"
+    else:
+        fn, name = mc.from_nnx(NnxCentred()), "BatchStat"
+    report = mc.audit(wrap(fn), key(), X)
+    assert report.changes == (name,)
+    assert str(report).endswith(f"The output depends on the key.\nA pass would change {name}.")
+    if framework == "linen":
+        with pytest.raises(flax.errors.ModifyScopeVariableError, match="averages"):
+            fn(key(), X)
+
+
+@each_framework
+def test_a_model_that_evaluates_changes_no_collection(framework):
+    """Though its BatchNorm has averages that training would move."""
+    fn, _ = models.net(framework)
+    assert mc.audit(fn, key(), models.inputs()).changes == ()

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from jaxdrop.mc import _trace
-from jaxdrop.mc._site import Site
+from jaxdrop.mc._site import Site, auditing
 
 _COLUMNS = 80
 
@@ -15,17 +15,23 @@ class Audit(NamedTuple):
         sites: every `Site`, in the order of the program. A site inside a loop counts once.
         depends_on_key: whether any output depends on the key.
         bytes_a_pass: about what one more pass side by side adds to the memory of a program.
+        changes: collections, in nnx kinds of variables, that the model would write in a pass:
+            empty where all is well. What is written is lost in nnx and refused by linen, and may
+            mean that a norm of the model's own does not evaluate.
     """
 
     sites: tuple[Site, ...]
     depends_on_key: bool
     bytes_a_pass: int
+    changes: tuple[str, ...] = ()
 
     def __str__(self):
         if self.depends_on_key:
             verdict = "The output depends on the key."
         else:
             verdict = "The output does not depend on the key."
+        if self.changes:
+            verdict += f"\nA pass would change {', '.join(self.changes)}."
         if not self.sites:
             return f"no dropout site was found\n{verdict}"
         rows = [("path", "kind", "rate", "shape", "")]
@@ -66,12 +72,17 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
         layers_1  Dropout  0.5   (3, 8)  live
         1 of 1 sites are live. The output depends on the key.
     """
-    jaxpr = _trace.trace(fn, key, args, kwargs)
+    token = auditing.set(True)
+    try:
+        jaxpr = _trace.trace(fn, key, args, kwargs)
+    finally:
+        auditing.reset(token)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]
     return Audit(
         tuple(_trace.sites(jaxpr)),
         any(_trace.depends(jaxpr, inputs)),
         _trace.working_set(jaxpr, inputs),
+        tuple(sorted(_trace.changes(jaxpr))),
     )
 
 

@@ -18,7 +18,7 @@ from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.linen._token_dropout import TokenDropout
 from jaxdrop.mc import _options
-from jaxdrop.mc._site import is_live, mark, site_key
+from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key
 
 
 @jax.tree_util.register_dataclass
@@ -46,11 +46,22 @@ class LinenFn:
         token = adapted.set(True)
         try:
             with nn.intercept_methods(_Interceptor(self.sites, self.rate)):
-                return self.model.apply(
-                    self.variables, *args, rngs=rngs, method=self.method, **kwargs
-                )
+                options = {"rngs": rngs, "method": self.method, **kwargs}
+                if not auditing.get():
+                    return self.model.apply(self.variables, *args, **options)
+                return self._audited(*args, **options)
         finally:
             adapted.reset(token)
+
+    def _audited(self, *args, **options):
+        """A pass that may write, and notes where it did; sown values are none of the model's."""
+        output, after = self.model.apply(self.variables, *args, mutable=True, **options)
+        written = {
+            name
+            for name, before in self.variables.items()
+            if _written(before, after.get(name, before))
+        }
+        return mark_changes(output, written)
 
 
 def from_linen(
@@ -253,6 +264,12 @@ def _told(next_method, module, args, kwargs, flags):
             else:
                 call.arguments[name] = value
         return next_method(*call.args, **call.kwargs)
+
+
+def _written(before, after):
+    """Whether any leaf is another one; Flax hands on what was not written as it is."""
+    before, after = jax.tree.leaves(before), jax.tree.leaves(after)
+    return len(before) != len(after) or any(a is not b for a, b in zip(before, after))
 
 
 def _keys_drawn(module):

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxdrop.functional import _cells
 from jaxdrop.mc import _options
-from jaxdrop.mc._site import is_live, mark, site_key
+from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
 from jaxdrop.nnx._dropout import MCDropout
@@ -40,7 +40,13 @@ class NnxFn:
         for _, node in nnx.iter_graph(model):
             if isinstance(node, _Live):
                 node.prepare(key, self.rate)
-        return model(*args, **kwargs)
+        if not auditing.get():
+            return model(*args, **kwargs)
+        before = _variables(model)
+        output = model(*args, **kwargs)
+        after = _variables(model)
+        written = {kind for path, (kind, value) in before.items() if after[path][1] is not value}
+        return mark_changes(output, written)
 
 
 def from_nnx(
@@ -178,6 +184,15 @@ class _LiveCell(_Live):
         rate = _cells.common_rate(self.rates)
         live = self.site_chosen and is_live(rate, False)
         return mark(carry, self.site_path, type(self), rate, live)
+
+
+def _variables(model):
+    """Kind and value of every variable of a model, but for the counts of its random streams."""
+    return {
+        path: (type(variable).__name__, variable.get_raw_value())
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+        if isinstance(variable, nnx.Variable) and not isinstance(variable, nnx.RngState)
+    }
 
 
 def _live_mixin(node):

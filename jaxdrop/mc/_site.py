@@ -1,5 +1,6 @@
 """Dropout sites: how an adapter marks one, and keys that no two sites share."""
 
+import contextvars
 import hashlib
 import json
 import numbers
@@ -9,6 +10,10 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 _MARK = "jaxdrop.site:"
+_CHANGES = "jaxdrop.changes:"
+
+# Whether an audit is under way: a model may then write to its collections, which is noted.
+auditing = contextvars.ContextVar("auditing", default=False)
 
 
 class Site(NamedTuple):
@@ -41,19 +46,36 @@ def mark(x, path, kind, rate, live):
     first leaf carries it.
     """
     rate = float(rate) if isinstance(rate, numbers.Real) else None
-    note = ("/".join(map(str, path)), kind.__name__, rate, live)
-    (first, *rest), structure = jax.tree.flatten(x)
-    first = checkpoint_name(first, _MARK + json.dumps(note))
-    return jax.tree.unflatten(structure, [first, *rest])
+    return _noted(x, _MARK, ("/".join(map(str, path)), kind.__name__, rate, live))
+
+
+def mark_changes(x, collections):
+    """``x``, with the names of the collections that a pass has written noted in the program."""
+    return _noted(x, _CHANGES, sorted(collections)) if collections else x
 
 
 def read_mark(equation):
     """The `Site` that an equation of a jaxpr notes, or None."""
-    name = equation.params.get("name")
-    if equation.primitive.name != "name" or not str(name).startswith(_MARK):
+    note = _read(equation, _MARK)
+    return note and Site(*note[:3], equation.outvars[0].aval.shape, note[3])
+
+
+def read_changes(equation):
+    """The names of collections that an equation of a jaxpr notes."""
+    return _read(equation, _CHANGES) or []
+
+
+def _noted(x, prefix, note):
+    (first, *rest), structure = jax.tree.flatten(x)
+    first = checkpoint_name(first, prefix + json.dumps(note))
+    return jax.tree.unflatten(structure, [first, *rest])
+
+
+def _read(equation, prefix):
+    name = str(equation.params.get("name"))
+    if equation.primitive.name != "name" or not name.startswith(prefix):
         return None
-    path, kind, rate, live = json.loads(name[len(_MARK) :])
-    return Site(path, kind, rate, equation.outvars[0].aval.shape, live)
+    return json.loads(name[len(prefix) :])
 
 
 def site_key(key, path):

@@ -3,7 +3,7 @@
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxdrop.mc._site import read_mark
+from jaxdrop.mc._site import read_changes, read_mark
 
 
 def sites(jaxpr):
@@ -14,6 +14,16 @@ def sites(jaxpr):
             yield site
         for inner in _inner(equation):
             yield from sites(inner)
+
+
+def changes(jaxpr):
+    """Names of the collections that a program, or one inside it, is noted to write."""
+    found = set()
+    for equation in jaxpr.eqns:
+        found.update(read_changes(equation))
+        for inner in _inner(equation):
+            found |= changes(inner)
+    return found
 
 
 def depends(jaxpr, inputs):
