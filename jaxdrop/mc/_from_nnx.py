@@ -2,21 +2,16 @@
 
 import dataclasses
 import functools
-import numbers
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jaxdrop.functional import _cells
 from jaxdrop.mc import _options
-from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key
-from jaxdrop.nnx._base import Dropper
-from jaxdrop.nnx._cell import CellWrapper
-from jaxdrop.nnx._dropout import MCDropout
+from jaxdrop.mc._nnx_live import Live, enliven
+from jaxdrop.mc._site import auditing, mark_changes
 from jaxdrop.nnx._replace import replaced
-from jaxdrop.nnx._token_dropout import TokenDropout
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +33,7 @@ class NnxFn:
     def _run(self, key, *args, **kwargs):
         model = nnx.merge(self.graph, self.state, copy=True)
         for _, node in nnx.iter_graph(model):
-            if isinstance(node, _Live):
+            if isinstance(node, Live):
                 node.prepare(key, self.rate)
         if not auditing.get():
             return model(*args, **kwargs)
@@ -110,80 +105,10 @@ def from_nnx(
     copy = replaced(model, zero_rates=rate is not None)
     copy.eval()
     for path, node in nnx.iter_graph(copy):
-        mixin = _live_mixin(node)
-        if mixin is not None:
-            node.__class__ = _live_class(mixin, type(node))
-            node.site_path = tuple(map(str, path))
-            node.site_chosen = _options.is_chosen(sites, node.site_path)
+        path = tuple(map(str, path))
+        enliven(node, path, _options.is_chosen(sites, path))
     graph, state = nnx.split(copy)
     return NnxFn(state, rate, graph, bool(shared_masks))
-
-
-class _Live(nnx.Module):
-    """Mixed into the class of a module with dropout: its call drops, whatever it is told."""
-
-    site_path: tuple[str, ...]
-    site_chosen: bool
-
-    def prepare(self, key, rate):
-        """Gives the module a stream of its site's own, and the rate that is asked for, if any."""
-        key = site_key(key, self.site_path)
-        had = getattr(self, "rngs", None)
-        if isinstance(had, nnx.RngStream) and had.key.shape:  # layers stacked for a scan
-            key = jax.random.split(key, had.key.shape)
-        self.rngs = nnx.data(nnx.RngStream(key, tag="dropout"))
-        if rate is not None:
-            self.override(rate)
-
-    def override(self, rate):
-        """Puts another rate in place of the module's own; one that decides a shape stays."""
-        if "rate" in vars(self) and not isinstance(self, TokenDropout):
-            self.rate = nnx.data(rate)
-
-
-class _LiveDropout(_Live):
-    rate: Any
-
-    def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
-        del rngs  # the key of the pass decides, not the model
-        flag = self.resolve(deterministic) if isinstance(self, MCDropout) else False
-        flag = flag if self.site_chosen else True
-        live = is_live(self.rate, flag)
-        args, kwargs = mark((args, kwargs), self.site_path, type(self), self.rate, live)
-        return super().__call__(*args, deterministic=flag, rngs=self.rngs, **kwargs)
-
-
-class _LiveAttention(_Live):
-    dropout_rate: Any
-
-    def override(self, rate):
-        self.dropout_rate = _options.SOME_RATE
-        self.attention_fn = _options.at_rate(self.attention_fn, rate)
-
-    def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
-        del deterministic, rngs  # the key of the pass decides, not the model
-        live = self.site_chosen and is_live(self.dropout_rate, False)
-        output = super().__call__(*args, deterministic=not live, rngs=self.rngs, **kwargs)
-        if isinstance(self.dropout_rate, numbers.Real) and not self.dropout_rate:
-            return output
-        return mark(output, self.site_path, type(self), self.dropout_rate, live)
-
-
-class _LiveCell(_Live):
-    rates: tuple
-
-    def override(self, rate):
-        for name in _cells.rate_names(self):
-            setattr(self, name, nnx.data(rate))
-
-    def resolve(self, deterministic):
-        return not self.site_chosen
-
-    def initialize_carry(self, *args, **kwargs):
-        carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
-        rate = _cells.common_rate(self.rates)
-        live = self.site_chosen and is_live(rate, False)
-        return mark(carry, self.site_path, type(self), rate, live)
 
 
 def _variables(model):
@@ -193,18 +118,3 @@ def _variables(model):
         for path, variable in nnx.to_flat_state(nnx.state(model))
         if isinstance(variable, nnx.Variable) and not isinstance(variable, nnx.RngState)
     }
-
-
-def _live_mixin(node):
-    if isinstance(node, CellWrapper):
-        return _LiveCell
-    if isinstance(node, nnx.Dropout | Dropper):
-        return _LiveDropout
-    if isinstance(node, nnx.MultiHeadAttention):
-        return _LiveAttention
-    return None
-
-
-@functools.cache
-def _live_class(mixin, cls):
-    return type(cls.__name__, (mixin, cls), {"__module__": cls.__module__})
