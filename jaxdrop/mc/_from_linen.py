@@ -84,8 +84,8 @@ def from_linen(
     ``attention_fn`` of the user's own.
 
     A module with an argument ``deterministic``, which parents hand down, is given False, so that it
-    also drops where it does so by a function and a key of its own; one with ``Norm`` in the name of
-    its class is told to evaluate all the same.
+    also drops where it does so by a function and a key of its own (such a site keeps its rate); one
+    with ``Norm`` in the name of its class is told to evaluate all the same.
 
     The function is a pytree whose leaves are the variables, so it may be an argument of a jitted
     function, and new variables of the same shapes need no new compilation.
@@ -131,10 +131,6 @@ def from_linen(
     return LinenFn(variables, rate, model, method, sites, bool(shared_masks))
 
 
-# What a norm is told that keeps averages, by the names that its flag may have.
-_EVALUATED = {"use_running_average": True, "deterministic": True, "train": False, "training": False}
-
-
 class _Interceptor:
     """Decides what every module of a model does while a pass runs."""
 
@@ -157,7 +153,7 @@ class _Interceptor:
             if isinstance(module, nn.MultiHeadDotProductAttention):
                 return self.attention(next_method, module, args, kwargs)
             if "Norm" in type(module).__name__:  # though the flag of its parent be turned
-                return _told(next_method, module, args, kwargs, _EVALUATED)
+                return _told(next_method, module, args, kwargs, _options.EVALUATED)
             return self.other(next_method, module, args, kwargs)
         finally:
             self.inside.pop()

@@ -61,6 +61,10 @@ def from_nnx(
     sub-network. Attention draws a mask for each example and head, unless it has an
     ``attention_fn`` of the user's own.
 
+    A module with an attribute or an argument ``deterministic`` is given False, so that it also
+    drops where it does so by a function and an ``nnx.Rngs`` of its own (such a site keeps its
+    rate); one with ``Norm`` in the name of its class is told to evaluate all the same.
+
     The function mutates nothing that is seen from outside, so it runs inside every transform of
     JAX. It is a pytree whose leaves are the state of the model, so it may be an argument of a
     jitted function, and a new snapshot needs no new compilation.

@@ -1,6 +1,7 @@
 """Modules of an nnx model that drop, whatever they are told: classes mixed into their own."""
 
 import functools
+import inspect
 import numbers
 from typing import Any
 
@@ -18,10 +19,12 @@ from jaxdrop.nnx._token_dropout import TokenDropout
 
 def enliven(node, path, chosen):
     """Turns a module of a copied model into one that drops if chosen, and not otherwise."""
+    if not isinstance(node, nnx.Module):
+        return
     mixin = _live_mixin(node)
     if mixin is not None:
         node.__class__ = _live_class(mixin, type(node))
-        node.site_path, node.site_chosen = path, chosen
+        vars(node).update(site_path=path, site_chosen=chosen)
 
 
 class Live(nnx.Module):
@@ -32,11 +35,8 @@ class Live(nnx.Module):
 
     def prepare(self, key, rate):
         """Gives the module a stream of its site's own, and the rate that is asked for, if any."""
-        key = site_key(key, self.site_path)
-        had = getattr(self, "rngs", None)
-        if isinstance(had, nnx.RngStream) and had.key.shape:  # layers stacked for a scan
-            key = jax.random.split(key, had.key.shape)
-        self.rngs = nnx.data(nnx.RngStream(key, tag="dropout"))
+        stream = _stream(key, self.site_path, getattr(self, "rngs", None))
+        self.rngs = nnx.data(stream)
         if rate is not None:
             self.override(rate)
 
@@ -91,6 +91,62 @@ class _LiveCell(Live):
         return mark(carry, self.site_path, type(self), rate, live)
 
 
+class _LiveOther(Live):
+    """A module that may drop by a function and streams of its own."""
+
+    def prepare(self, key, rate):
+        del rate  # known to the module's code alone
+        if "deterministic" in vars(self):
+            self.deterministic = not self.site_chosen
+        for name, had in _own_randomness(self).items():
+            streams = had.items() if isinstance(had, nnx.Rngs) else [("", had)]
+            new = {tag: _stream(key, (*self.site_path, name, tag), s) for tag, s in streams}
+            setattr(self, name, nnx.Rngs(new) if isinstance(had, nnx.Rngs) else new[""])
+
+    def __call__(self, *args, **kwargs):
+        told = _told(super().__call__, args, kwargs, {"deterministic": not self.site_chosen})
+        before = _counts(self)
+        output = super().__call__(*told.args, **told.kwargs)
+        drawn = any(a is not b for a, b in zip(before, _counts(self)))
+        return mark(output, self.site_path, type(self), None, True) if drawn else output
+
+
+class _LiveNorm(Live):
+    """A norm that keeps averages, told to use them though the flag of its parent be turned."""
+
+    def prepare(self, key, rate):
+        pass  # nothing of it is drawn
+
+    def __call__(self, *args, **kwargs):
+        told = _told(super().__call__, args, kwargs, _options.EVALUATED)
+        return super().__call__(*told.args, **told.kwargs)
+
+
+def _told(call, args, kwargs, flags):
+    """The arguments of a call with flags set, those of them that it takes."""
+    signature = inspect.signature(call)
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments.update({n: value for n, value in flags.items() if n in signature.parameters})
+    return bound
+
+
+def _stream(key, path, had):
+    """A stream with the key of a site, stacked as the one that the module had there."""
+    key = site_key(key, path)
+    if isinstance(had, nnx.RngStream) and had.key.shape:  # layers stacked for a scan
+        key = jax.random.split(key, had.key.shape)
+    return nnx.RngStream(key, tag=getattr(had, "tag", "dropout"))
+
+
+def _own_randomness(node):
+    return {k: v for k, v in vars(node).items() if isinstance(v, nnx.Rngs | nnx.RngStream)}
+
+
+def _counts(node):
+    own = [nnx.state(randomness, nnx.RngCount) for randomness in _own_randomness(node).values()]
+    return jax.tree.leaves(own)
+
+
 def _live_mixin(node):
     if isinstance(node, CellWrapper):
         return _LiveCell
@@ -98,7 +154,13 @@ def _live_mixin(node):
         return _LiveDropout
     if isinstance(node, nnx.MultiHeadAttention):
         return _LiveAttention
-    return None
+    call = inspect.signature(type(node).__call__).parameters if callable(node) else {}
+    if "Norm" in type(node).__name__:
+        return _LiveNorm if call.keys() & _options.EVALUATED.keys() else None
+    if type(node).__module__.split(".")[0] in ("flax", "jaxdrop"):
+        return None
+    flagged = "deterministic" in call or "deterministic" in vars(node)
+    return _LiveOther if call and (flagged or _own_randomness(node)) else None
 
 
 @functools.cache

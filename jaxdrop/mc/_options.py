@@ -70,6 +70,10 @@ def _axes(arrays):
     return jax.tree.map(lambda x: 0 if x.ndim else None, arrays)
 
 
+# What a norm is told that keeps averages, by the names that its flag may have.
+EVALUATED = {"use_running_average": True, "deterministic": True, "train": False, "training": False}
+
+
 # What Flax's attention is told where an override decides: it compares its rate with 0 in Python.
 SOME_RATE = 0.5
 

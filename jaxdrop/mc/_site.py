@@ -57,7 +57,10 @@ def mark_changes(x, collections):
 def read_mark(equation):
     """The `Site` that an equation of a jaxpr notes, or None."""
     note = _read(equation, _MARK)
-    return note and Site(*note[:3], equation.outvars[0].aval.shape, note[3])
+    if note is None:
+        return None
+    path, kind, rate, live = note
+    return Site(path, kind, rate, equation.outvars[0].aval.shape, live)
 
 
 def read_changes(equation):
