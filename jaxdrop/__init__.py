@@ -30,6 +30,7 @@ from jaxdrop.functional import drop_path_rates as drop_path_rates
 from jaxdrop.functional import dropout as dropout
 from jaxdrop.functional import embedding_dropout as embedding_dropout
 from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
+from jaxdrop.functional import fold_in_axes as fold_in_axes
 from jaxdrop.functional import gaussian_dropout as gaussian_dropout
 from jaxdrop.functional import gaussian_noise as gaussian_noise
 from jaxdrop.functional import mc_dropout as mc_dropout
@@ -59,6 +60,7 @@ __all__ = [
     "dropout",
     "embedding_dropout",
     "feature_alpha_dropout",
+    "fold_in_axes",
     "functional",
     "gaussian_dropout",
     "gaussian_noise",

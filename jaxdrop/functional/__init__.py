@@ -17,6 +17,7 @@ from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
 from jaxdrop.functional._embedding_dropout import embedding_dropout as embedding_dropout
+from jaxdrop.functional._fold_in_axes import fold_in_axes as fold_in_axes
 from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
 from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
 from jaxdrop.functional._losses import multi_sample_loss as multi_sample_loss
@@ -51,6 +52,7 @@ __all__ = [
     "dropout",
     "embedding_dropout",
     "feature_alpha_dropout",
+    "fold_in_axes",
     "gaussian_dropout",
     "gaussian_noise",
     "mc_dropout",

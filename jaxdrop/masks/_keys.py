@@ -1,6 +1,8 @@
 """What counts as a key: one typed PRNG key, or one legacy uint32 key."""
 
 import functools
+import hashlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +52,14 @@ def words(key):
     if jax.config.jax_debug_key_reuse:  # pyright: ignore[reportAttributeAccessIssue]
         used = jax.random.bits(key, (0,)).sum(dtype=jnp.uint32)
     return [data[i] for i in range(data.size)], used
+
+
+def fold_in_names(key, names):
+    """A key for a sequence of names: sequences that differ in any name give different keys."""
+    digest = hashlib.sha256(json.dumps([str(name) for name in names]).encode()).digest()
+    for start in (0, 4):
+        key = jax.random.fold_in(key, int.from_bytes(digest[start : start + 4], "little"))
+    return key
 
 
 def _default_shape():

@@ -1,13 +1,14 @@
 """Dropout sites: how an adapter marks one, and keys that no two sites share."""
 
 import contextvars
-import hashlib
 import json
 import numbers
 from typing import NamedTuple
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+
+from jaxdrop.masks import _keys
 
 _MARK = "jaxdrop.site:"
 _CHANGES = "jaxdrop.changes:"
@@ -83,7 +84,4 @@ def _read(equation, prefix):
 
 def site_key(key, path):
     """A key for the site at ``path``: paths that differ in any name give different keys."""
-    digest = hashlib.sha256(json.dumps([str(name) for name in path]).encode()).digest()
-    for start in (0, 4):
-        key = jax.random.fold_in(key, int.from_bytes(digest[start : start + 4], "little"))
-    return key
+    return _keys.fold_in_names(key, path)
