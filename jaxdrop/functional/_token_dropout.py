@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, check_flag, draws
-from jaxdrop.masks import _draw, _keys, _mask, _rate, _sharding
+from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
 
 
 class Tokens(NamedTuple):
@@ -120,10 +120,9 @@ def _gather(x, indices):
 
 
 def _subset(key, x, num_drawn, prefix, ordered):
-    """Places of the first few tokens by uniform integers; of equal ones the earlier goes first."""
+    """Places of the first few tokens in a random order of those behind the prefix."""
     shape = (x.shape[0], x.shape[1] - prefix)
-    integers = _draw.entry_integers(key, shape, _examples_sharding(x))
-    _, order = lax.sort((integers, _places(x, shape[1])), dimension=1, num_keys=1)
+    order = _order.random_orders(key, shape, _examples_sharding(x))
     drawn = order[:, :num_drawn] + jnp.int32(prefix)
     return jnp.sort(drawn, axis=1) if ordered else drawn
 
