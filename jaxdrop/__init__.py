@@ -37,6 +37,7 @@ from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import multi_sample_loss as multi_sample_loss
 from jaxdrop.functional import r_drop_loss as r_drop_loss
 from jaxdrop.functional import spatial_dropout as spatial_dropout
+from jaxdrop.functional import thinned_mlp as thinned_mlp
 from jaxdrop.functional import token_dropout as token_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
 from jaxdrop.functional import variational_gaussian_dropout as variational_gaussian_dropout
@@ -73,6 +74,7 @@ __all__ = [
     "plots",
     "r_drop_loss",
     "spatial_dropout",
+    "thinned_mlp",
     "token_dropout",
     "uncertainty",
     "variational_dropout",

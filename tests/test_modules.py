@@ -39,13 +39,14 @@ NOT_LAYERS = {
     "concrete_regularizer",
     "dot_product_attention",
     "drop_path_rates",
+    "fold_in_axes",
     "multi_sample_loss",
     "r_drop_loss",
     "variational_gaussian_kl",
     "variational_gaussian_pruned",
 }
-# Those whose class owns parameters: test_learned_modules.py.
-HAS_PARAMETERS = {"concrete_dropout", "variational_gaussian_dropout"}
+# Those whose class owns parameters: test_learned_modules.py, test_thinned_mlp.py.
+HAS_PARAMETERS = {"concrete_dropout", "thinned_mlp", "variational_gaussian_dropout"}
 # Those whose class is called another way: the same is checked in a file of their own.
 OWN_TESTS = {"drop_connect", "token_dropout", "word_dropout", "zoneout"}
 # Classes without a function, since they wrap a cell: test_cells.py.
@@ -65,7 +66,9 @@ each_floor = pytest.mark.parametrize("floor", FLAX, ids=["linen", "nnx"])
 
 def class_name(name):
     """Snake to camel; an abbreviation stays in capitals."""
-    return "".join({"mc": "MC"}.get(part, part.capitalize()) for part in name.split("_"))
+    return "".join(
+        {"mc": "MC", "mlp": "MLP"}.get(part, part.capitalize()) for part in name.split("_")
+    )
 
 
 def parameters(function, *without):

@@ -23,6 +23,7 @@ from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
 from jaxdrop.functional._losses import multi_sample_loss as multi_sample_loss
 from jaxdrop.functional._losses import r_drop_loss as r_drop_loss
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
+from jaxdrop.functional._thinned_mlp import thinned_mlp as thinned_mlp
 from jaxdrop.functional._token_dropout import token_dropout as token_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
 from jaxdrop.functional._variational_gaussian_dropout import (
@@ -59,6 +60,7 @@ __all__ = [
     "multi_sample_loss",
     "r_drop_loss",
     "spatial_dropout",
+    "thinned_mlp",
     "token_dropout",
     "variational_dropout",
     "variational_gaussian_dropout",

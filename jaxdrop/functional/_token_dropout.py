@@ -1,7 +1,6 @@
 """Dropout of tokens that really leaves them out, so that what follows costs less."""
 
 import functools
-import numbers
 import operator
 from typing import NamedTuple
 
@@ -148,12 +147,7 @@ def _check_static(rate, deterministic) -> tuple[float, bool]:
             "deterministic: expected True or False, since the number of tokens that are kept is a "
             f"shape, got {flag}; mark it static for jax.jit, with static_argnames"
         )
-    if not isinstance(rate, numbers.Real):
-        raise TypeError(
-            "rate: expected a Python number, since the number of tokens that are kept is a shape, "
-            f"got {rate!r}; mark it static for jax.jit, with static_argnames, or pass float(rate)"
-        )
-    return float(_rate.check_rate(rate)), flag
+    return _rate.check_static_rate(rate, "the number of tokens that are kept"), flag
 
 
 def _check_prefix(num_prefix_tokens, length):

@@ -14,6 +14,8 @@ adapted = contextvars.ContextVar("adapted", default=False)
 class Dropper(nn.Module):
     """A module with the fields ``rate``, ``deterministic`` and ``rng_collection``."""
 
+    rate_decides_shapes = False  # or it cannot be another one in a program
+
     @nn.compact
     def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
         """Drops from ``inputs``.

@@ -31,6 +31,8 @@ class TokenDropout(Dropper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
+    rate_decides_shapes = True
+
     def drop(self, key, inputs, deterministic):
         return functional.token_dropout(
             key,

@@ -25,6 +25,26 @@ def check_rate(rate, name="rate"):
     return check_real(rate, name, (0.0, 1.0), "[0, 1]", "probabilities of dropping", remedy)
 
 
+def check_static_rate(rate, decided, otherwise="or pass float(rate)") -> float:
+    """`check_rate` for a rate that decides a shape, which has to be known now.
+
+    Args:
+        rate: what was given.
+        decided: what the rate decides, such as "the number of tokens that are kept".
+        otherwise: the way out for a rate that is traced for good.
+
+    Raises:
+        TypeError: ``rate`` is traced, an array, or no real number.
+        ValueError: ``rate`` lies outside [0, 1] or is NaN.
+    """
+    if not isinstance(rate, numbers.Real):
+        raise TypeError(
+            f"rate: expected a Python number, since {decided} is a shape, got {rate!r}; "
+            f"mark it static for jax.jit, with static_argnames, {otherwise}"
+        )
+    return float(check_rate(rate))
+
+
 def check_real(value, name, ends, interval, meaning, remedy):
     """`check_rate` for another quantity, which lies between both ``ends``, in ``interval``."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):

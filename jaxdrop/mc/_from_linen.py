@@ -16,7 +16,6 @@ from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
 from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
-from jaxdrop.linen._token_dropout import TokenDropout
 from jaxdrop.mc import _options
 from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key
 
@@ -99,7 +98,8 @@ def from_linen(
             The others stay off.
         rate: probability of dropping at every site in place of its own, in [0, 1]; may be traced.
             An array to the program: a sweep over rates compiles once. Noise that has no rate, and
-            tokens that are left out, keep theirs; in a recurrent cell, rates of 0 stay 0.
+            what is left out of the shapes (tokens, hidden units), keep theirs; in a recurrent cell,
+            rates of 0 stay 0.
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
             the arguments then has examples on axis 0; the model runs for each of them on its own.
 
@@ -225,7 +225,8 @@ class _Interceptor:
 
     def overridden(self, module, name):
         """Inside, a module has the rate that is asked for; one that decides a shape keeps its."""
-        if self.rate is None or isinstance(module, TokenDropout) or not _has(module, name):
+        fixed = getattr(module, "rate_decides_shapes", False)
+        if self.rate is None or fixed or not _has(module, name):
             return contextlib.nullcontext()
         return _field(module, name, self.rate)
 

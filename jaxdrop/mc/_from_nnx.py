@@ -76,7 +76,8 @@ def from_nnx(
             The others stay off.
         rate: probability of dropping at every site in place of its own, in [0, 1]; may be traced.
             An array to the program: a sweep over rates compiles once. Noise that has no rate, and
-            tokens that are left out, keep theirs; in a recurrent cell, rates of 0 stay 0.
+            what is left out of the shapes (tokens, hidden units), keep theirs; in a recurrent cell,
+            rates of 0 stay 0.
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
             the arguments then has examples on axis 0; the model runs for each of them on its own.
 

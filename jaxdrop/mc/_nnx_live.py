@@ -14,7 +14,6 @@ from jaxdrop.mc._site import is_live, mark, site_key
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
 from jaxdrop.nnx._dropout import MCDropout
-from jaxdrop.nnx._token_dropout import TokenDropout
 
 
 def enliven(node, path, chosen):
@@ -42,7 +41,8 @@ class Live(nnx.Module):
 
     def override(self, rate):
         """Puts another rate in place of the module's own; one that decides a shape stays."""
-        if "rate" in vars(self) and not isinstance(self, TokenDropout):
+        fixed = getattr(self, "rate_decides_shapes", False)
+        if "rate" in vars(self) and not fixed:
             self.rate = nnx.data(rate)
 
 

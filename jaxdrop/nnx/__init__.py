@@ -17,6 +17,7 @@ from jaxdrop.nnx._gaussian_dropout import GaussianDropout as GaussianDropout
 from jaxdrop.nnx._gaussian_noise import GaussianNoise as GaussianNoise
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.nnx._thinned_mlp import ThinnedMLP as ThinnedMLP
 from jaxdrop.nnx._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.nnx._variational_cell import VariationalCell as VariationalCell
 from jaxdrop.nnx._variational_dropout import VariationalDropout as VariationalDropout
@@ -44,6 +45,7 @@ __all__ = [
     "GaussianNoise",
     "MCDropout",
     "SpatialDropout",
+    "ThinnedMLP",
     "TokenDropout",
     "VariationalCell",
     "VariationalDropout",

@@ -11,6 +11,8 @@ from jaxdrop.functional import _drop
 class Dropper(nnx.Module):
     """A module with a rate and a stream of keys of its own, forked from the given one."""
 
+    rate_decides_shapes = False  # or it cannot be another one in a program
+
     def __init__(self, rate, rng_collection, rngs):
         if rate is not None:  # otherwise the class says what its rate is
             self.rate = rate

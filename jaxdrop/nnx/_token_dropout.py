@@ -27,6 +27,8 @@ class TokenDropout(Switchable):
         Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
+    rate_decides_shapes = True
+
     def __init__(
         self,
         rate: float,

@@ -1,0 +1,257 @@
+"""Dropout of hidden units that really leaves them out, so that a training step costs less."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxdrop.functional._drop import Flag, Key, check_count, check_flag
+from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
+
+Dense = Mapping[str, Any]
+_HIDDEN = "the number of hidden units that are computed"
+_TRACED = "or let `dropout` multiply by zeros, whose rate may be traced"
+
+
+def thinned_mlp(
+    key: Key,
+    x: ArrayLike,
+    layers: Sequence[Dense | tuple[Dense, Dense]],
+    rate: float,
+    *,
+    deterministic: Flag = False,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
+    num_groups: int = 1,
+) -> jax.Array:
+    """Dense layers of which a random share of the hidden units is computed, and the rest is not.
+
+    Of the H units of each hidden layer exactly ``K = round(H * (1 - rate))`` are drawn without
+    replacement, at least one. Their weights are taken out of the kernels, smaller products are
+    computed, forward and backward, and what the units give is multiplied by ``H / K``. So where
+    the activation is linear, the mean over keys is the full block, and so are the gradients. Units
+    that are left out get a gradient of 0, and an inf or NaN in their weights goes nowhere.
+
+    All examples of a group meet the same sub-network, where `dropout` draws one for each: gradients
+    are noisier at the same rate. Taking weights out costs a few passes over the kernels, whatever
+    the batch: from a batch of half the width on the gain is about what the rate promises. For
+    small batches, or many groups, take `dropout`.
+
+    Args:
+        key: PRNG key that this call consumes; may be None where nothing is drawn: if
+            ``deterministic`` is True or the rate 0 or 1.
+        x: floating or complex array of shape ``(..., D)``, with examples on axis 0 if there are
+            groups.
+        layers: two or more layers, as Flax keeps the parameters of Dense: mappings with a
+            ``kernel`` of shape ``(in, out)`` and perhaps a ``bias`` ``(out,)``, cast to the dtype
+            of ``x``. For a gated block (SwiGLU, GEGLU) a hidden layer is a pair of such, the gate
+            first: ``activation(gate) * value``.
+        rate: share of the hidden units to leave out, in [0, 1]; a Python number, since it decides a
+            shape. At 1 the last bias is what remains.
+        deterministic: if true, the full block; may be traced.
+        activation: function of the hidden units, entry by entry.
+        num_groups: number of equal parts of the batch, each with a sub-network of its own.
+
+    Returns:
+        Array of shape ``(..., F)`` with the dtype of ``x``, F the width of the last layer.
+
+    Raises:
+        TypeError: ``rate`` is traced or an array, ``layers`` are not as above, or another argument
+            is of the wrong type.
+        ValueError: ``rate`` lies outside [0, 1], shapes do not fit, ``num_groups`` does not divide
+            the batch, or ``key`` is a batch of keys.
+
+    Example:
+        >>> first = {"kernel": jnp.ones((4, 16)), "bias": jnp.zeros(16)}
+        >>> layers = [first, {"kernel": jnp.ones((16, 2))}]
+        >>> thinned_mlp(jax.random.key(0), jnp.ones((3, 4)), layers, 0.75).shape
+        (3, 2)
+
+    References:
+        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+        2014, section 4: sampling a thinned network; here by choosing its size.
+    """
+    share = _rate.check_static_rate(rate, _HIDDEN, _TRACED)
+    flag = check_flag(deterministic)
+    x = _mask.check_array(x)
+    layers = _check_layers(layers, x)
+    widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
+    kept = tuple(max(1, round(width * (1 - share))) if share < 1 else 0 for width in widths)
+    groups = _check_groups(num_groups, x)
+
+    def full():
+        return _mlp(x, layers, activation, [1.0] * len(widths))
+
+    def thin():
+        fewer = _thinned(key, layers, kept=kept, groups=groups)
+        scales = [width / max(1, count) for width, count in zip(widths, kept)]
+        run = functools.partial(_in_groups, groups, lambda x, ls: _mlp(x, ls, activation, scales))
+        sharding = _sharding.mask_sharding(x, (*x.shape[:-1], 1))
+        if sharding is None or groups == 1:
+            return run(x, fewer)
+        return jax.sharding.auto_axes(run, out_sharding=sharding)(x, fewer)  # pyright: ignore
+
+    if flag is True or list(kept) == widths:
+        return full()
+    if share < 1:
+        _keys.check_key(key)
+    return thin() if flag is False else lax.cond(flag, full, thin)
+
+
+def _in_groups(groups, function, x, layers):
+    """``function(x, layers)`` for each part of the batch, with the layers of its group."""
+    if groups == 1:
+        return function(x, jax.tree.map(lambda leaf: leaf[0], layers))
+    y = jax.vmap(function)(x.reshape(groups, -1, *x.shape[1:]), layers)
+    return y.reshape(-1, *y.shape[2:])
+
+
+def _mlp(x, layers, activation, scales):
+    for layer, scale in zip(layers, scales):
+        first, *second = [_affine(x, dense) for dense in _branches(layer)]
+        hidden = activation(first)
+        hidden = hidden * second[0] if second else hidden
+        x = hidden
+        if scale != 1:  # in float32, rounded once
+            x = (hidden.astype(_mask.wide_dtype(hidden)) * scale).astype(hidden.dtype)
+    return _affine(x, layers[-1])
+
+
+def _affine(x, dense):
+    y = x @ dense["kernel"].astype(x.dtype)
+    if dense.get("bias") is None:
+        return y
+    return y + jnp.broadcast_to(dense["bias"].astype(x.dtype), y.shape)
+
+
+# Taking units out.
+
+
+@functools.partial(jax.jit, static_argnames=("kept", "groups"))
+def _thinned(key, layers, *, kept, groups):
+    """The layers with ``kept`` units in each hidden one, stacked on a first axis of groups."""
+    chosen = _choices(key, layers, kept, groups)
+
+    def one(*chosen):
+        places = zip(layers, [None, *chosen], [*chosen, None])
+        return [_each(functools.partial(_taken, before=b, own=o), layer) for layer, b, o in places]
+
+    return jax.vmap(one)(*chosen)
+
+
+def _choices(key, layers, kept, groups):
+    """For each hidden layer, the places of its units: int32 of shape (groups, kept), ascending."""
+    if not any(kept):
+        return [jnp.zeros((groups, 0), jnp.int32) for _ in kept]
+    keys = jax.random.split(_keys.typed(key), len(kept))
+    widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
+    orders = [_order.random_orders(k, (groups, width)) for k, width in zip(list(keys), widths)]
+    return [jnp.sort(order[:, :count], axis=1) for order, count in zip(orders, kept)]
+
+
+def _taken(dense, before, own):
+    """A layer with some of its inputs, and some of its units; None stands for all."""
+    dense = dict(dense)
+    if before is not None:
+        dense["kernel"] = _rows(dense["kernel"], before)
+    if own is not None:
+        dense["kernel"] = _columns(dense["kernel"], own)
+        if dense.get("bias") is not None:
+            dense["bias"] = _rows(dense["bias"], own)
+    return dense
+
+
+def _rows(array, places):
+    return array.at[places].get(
+        unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds"
+    )
+
+
+def _columns(kernel, places):
+    """Columns, as rows of the transpose: putting the gradient of columns back is what costs."""
+    return _rows(kernel.T, places).T
+
+
+# Checks.
+
+
+def _branches(layer):
+    return (layer,) if isinstance(layer, Mapping) else layer
+
+
+def _each(function, layer):
+    """The layer with ``function`` of it, or of its gate and its value."""
+    return function(layer) if isinstance(layer, Mapping) else tuple(map(function, layer))
+
+
+def _kernels(layer):
+    return [dense["kernel"] for dense in _branches(layer)]
+
+
+def _check_layers(layers, x):
+    """The layers as a list of dicts of arrays, refused if they are none or do not fit."""
+    if isinstance(layers, Mapping) or not isinstance(layers, Sequence) or len(layers) < 2:
+        raise TypeError(
+            f"layers: expected two or more, got {_described(layers)}; write for example "
+            '[params["Dense_0"], params["Dense_1"]]'
+        )
+    checked, width = [], x.shape[-1] if x.ndim else 0
+    for number, layer in enumerate(layers):
+        pair = isinstance(layer, tuple | list)
+        if pair and (len(layer) != 2 or number == len(layers) - 1):
+            raise TypeError(
+                f"layers[{number}]: expected one layer, or for a gated hidden one a pair of gate "
+                f"and value, got {len(layer)}"
+            )
+        parts = tuple(_check_dense(dense, number, width) for dense in (layer if pair else (layer,)))
+        shapes = {part["kernel"].shape for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"layers[{number}]: expected a gate and a value of one shape, got kernels "
+                f"{sorted(shapes)}"
+            )
+        checked.append(parts if pair else parts[0])
+        width = parts[0]["kernel"].shape[1]
+    return checked
+
+
+def _check_dense(dense, number, width):
+    if not isinstance(dense, Mapping) or "kernel" not in dense:
+        raise TypeError(
+            f'layers[{number}]: expected a mapping with "kernel" and perhaps "bias", as Flax '
+            f"keeps the parameters of Dense, got {_described(dense)}"
+        )
+    kernel, bias = jnp.asarray(dense["kernel"]), dense.get("bias")
+    if kernel.ndim != 2 or kernel.shape[0] != width:
+        raise ValueError(
+            f"layers[{number}]: expected a kernel of shape ({width}, units), since {width} "
+            f"features come in, got {kernel.shape}"
+        )
+    if bias is None:
+        return {"kernel": kernel}
+    bias = jnp.asarray(bias)
+    if bias.shape != kernel.shape[1:]:
+        raise ValueError(
+            f"layers[{number}]: expected a bias of shape {kernel.shape[1:]} beside a kernel of "
+            f"shape {kernel.shape}, got {bias.shape}"
+        )
+    return {"kernel": kernel, "bias": bias}
+
+
+def _described(thing):
+    size = f" of {len(thing)}" if isinstance(thing, Sequence) else ""
+    names = f" with {sorted(map(str, thing))}" if isinstance(thing, Mapping) else ""
+    return f"{type(thing).__name__}{size}{names}"
+
+
+def _check_groups(num_groups, x):
+    groups = check_count(num_groups, "num_groups", 1)
+    if groups > 1 and (x.ndim < 2 or x.shape[0] % groups):
+        raise ValueError(
+            f"num_groups: expected a divisor of the batch, got {groups} for x of shape {x.shape}; "
+            "take one that divides the first axis, such as 1"
+        )
+    return groups
