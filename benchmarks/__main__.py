@@ -17,6 +17,7 @@ from benchmarks import (
     _programs,
     _recurrent_step,
     _report,
+    _thinned,
     _tpu,
 )
 
@@ -35,6 +36,7 @@ _SECTIONS = {
     "attention": _attention.attention,
     "long": _attention.long,
     "mc": _monte_carlo.monte_carlo,
+    "thinned": _thinned.thinned,
     "tpu": _tpu.tpu,
 }
 

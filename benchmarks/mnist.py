@@ -55,7 +55,7 @@ class Net(nn.Module):
 def main(arguments=None):
     """Trains, tests, prints ours beside the published, and returns the errors in per cent."""
     options = _options(arguments)
-    train, test = _read(options.data)
+    train, test = read(options.data)
     _report.print_context(_report.context())
     print(
         f"{options.layers} x {options.hidden} ReLU, {options.epochs} epochs, batch {_BATCH}, "
@@ -71,8 +71,8 @@ def main(arguments=None):
     for name, (kept, bounded) in rows.items():
         net = Net(options.hidden, options.layers, kept)
         started = time.perf_counter()
-        found[name] = net, _train(name, net, train, options, bounded)
-        errors[name] = _error(net.apply(found[name][1], test.images), test.labels)
+        found[name] = net, train_net(name, net, train, options, bounded)
+        errors[name] = error_of(net.apply(found[name][1], test.images), test.labels)
         seconds = time.perf_counter() - started
         print(
             f"{name:<20}{errors[name]:>7.2f} %   published {PUBLISHED[name]:.2f} %{seconds:>8.0f} s"
@@ -104,15 +104,21 @@ def _options(arguments):
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the figures")
     parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the curve")
     options = parser.parse_args(arguments)
+    check_data(parser, options)
+    return options
+
+
+def check_data(parser, options):
+    """Says what the data are and where they can be had, if none are given."""
     if options.data is None:
         parser.error(
             "--data: expected a folder with mnist.npz, arrays x_train, y_train, x_test, y_test; "
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz is one"
         )
-    return options
 
 
-def _read(folder):
+def read(folder):
+    """The digits to learn from and those to test on."""
     file = folder / "mnist.npz"
     if not file.is_file():
         raise SystemExit(f"--data: expected mnist.npz in {folder}, found none")
@@ -126,7 +132,8 @@ def _read(folder):
         )
 
 
-def _train(name, net, train, options, bounded):
+def train_net(name, net, train, options, bounded=False):
+    """Variables of a net after all epochs of SGD with momentum and a falling rate."""
     train = Digits(*(jnp.asarray(part[: options.limit]) for part in train))
     key = jax.random.key(options.seed)
     variables = net.init(jax.random.fold_in(key, 0), train.images[:1])
@@ -176,7 +183,8 @@ def _bound(variables):
     return jax.tree_util.tree_map_with_path(bound, variables)
 
 
-def _error(scores, labels):
+def error_of(scores, labels):
+    """Share of the examples whose highest score is not their label, in per cent."""
     return 100 * float((np.asarray(scores).argmax(-1) != labels).mean())
 
 
@@ -193,7 +201,7 @@ def _curves(net, variables, test, options):
                 out = mc.predict(
                     fn, used, test.images, num_samples=passes, chunk_size=1, summary=summary
                 )
-                found[passes].append(_error(out.probabilities, test.labels))
+                found[passes].append(error_of(out.probabilities, test.labels))
             bar.update()
     return found
 

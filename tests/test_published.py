@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from benchmarks import _corpus, _uci_nets, mnist, recurrent, uci
+from benchmarks import _corpus, _uci_nets, mnist, recurrent, thinned, uci
 
 
 @pytest.fixture(autouse=True)
@@ -115,15 +115,20 @@ def test_more_epochs_fit_better(tmp_path):
     assert long < 0.6 * short
 
 
-@pytest.mark.slow
-def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path):
+def write_digits(folder):
+    """Stripes in place of digits, as mnist.npz has them."""
     rng = np.random.default_rng(0)
     labels = np.arange(512) % 10
     images = rng.integers(0, 60, (512, 28, 28)).astype(np.uint8)
     for image, label in zip(images, labels):
         image[2 * label : 2 * label + 4] += 90
     parts = {"x_train": images, "y_train": labels, "x_test": images[:100], "y_test": labels[:100]}
-    np.savez(tmp_path / "mnist.npz", **parts)
+    np.savez(folder / "mnist.npz", **parts)
+
+
+@pytest.mark.slow
+def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path):
+    write_digits(tmp_path)
     options = ["--epochs", "8", "--hidden", "32", "--layers", "1", "--repeats", "2"]
     out = mnist.main(["--data", str(tmp_path), "--picture", str(tmp_path / "curve.png"), *options])
     assert list(out["errors"]) == list(mnist.PUBLISHED)
@@ -135,7 +140,18 @@ def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path)
     assert max(map(len, (line for line in printed if "picture:" not in line))) <= 80
 
 
-@pytest.mark.parametrize("program", [uci, mnist], ids=["uci", "mnist"])
+@pytest.mark.slow
+def test_thinned_layers_learn_beside_the_others(capsys, tmp_path):
+    write_digits(tmp_path)
+    options = ["--epochs", "8", "--hidden", "64", "--layers", "2", "--seeds", "2"]
+    found = thinned.main(["--data", str(tmp_path), *options])
+    assert list(found) == ["no dropout", "dropout", "thinned"]
+    assert all(len(row["errors"]) == len(row["seconds"]) == 2 for row in found.values())
+    assert np.mean(found["thinned"]["errors"]) < 50  # of 90 by guessing
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("program", [uci, mnist, thinned], ids=["uci", "mnist", "thinned"])
 def test_without_data_it_says_where_they_are(capsys, program):
     with pytest.raises(SystemExit):
         program.main([])
