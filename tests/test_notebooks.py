@@ -71,6 +71,20 @@ def test_notebooks_are_numbered():
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_readme_lists_every_notebook():
+    readme = (notebooks.ROOT / "README.md").read_text("utf-8")
+    linked = re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme)
+    assert linked == [path.stem for path in notebooks.PATHS]
+
+
+@every
+def test_links_between_notebooks_lead_somewhere(path):
+    for cell in notebooks.read(path).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
+                assert (path.parent / target).exists(), target
+
+
 def _notebook(*sources):
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in sources])
 
