@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+import jaxdrop
 from tests import notebooks
 
 _MOST_BYTES = 300_000
@@ -83,6 +84,12 @@ def test_links_between_notebooks_lead_somewhere(path):
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
                 assert (path.parent / target).exists(), target
+
+
+def test_gallery_names_every_function():
+    text = next(path for path in notebooks.PATHS if "gallery" in path.name).read_text("utf-8")
+    missing = [name for name in jaxdrop.functional.__all__ if not re.search(rf"\b{name}\b", text)]
+    assert not missing
 
 
 def _notebook(*sources):
