@@ -94,7 +94,7 @@ def _decide(key, rate, flag):
 
 
 def _rescaled(x, y, keep_prob):
-    """``x + (y - x) / keep_prob``, rounded once; ``y`` bit for bit where nothing is ever skipped."""
+    """``x + (y - x) / keep_prob``, rounded once; ``y`` itself where nothing is ever skipped."""
     wide = _mask.wide_dtype(_mask.check_array(x))
     difference = (y.astype(wide) - x.astype(wide)) / keep_prob.astype(jnp.finfo(wide).dtype)
     return jnp.where(keep_prob == 1, y, (x.astype(wide) + difference).astype(y.dtype))

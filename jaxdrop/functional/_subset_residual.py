@@ -212,7 +212,7 @@ def _in_groups(function, split, count, indices, *arrays):
 
 
 def _sharding_of(x, split):
-    """That of ``x`` on an Explicit mesh, with the examples whole where groups lie across devices."""
+    """That of ``x`` on an Explicit mesh, its examples whole where groups lie across devices."""
     shape = list(x.shape)
     sharding = _sharding.mask_sharding(x, x.shape)
     if sharding is None or split.num_groups % _sharding.devices_along(sharding, split.axis) == 0:
