@@ -40,7 +40,8 @@ def kept_of(y, x=X):
 
 @pytest.mark.parametrize(
     ("rate", "batch", "groups", "count"),
-    [(0.5, 8, 1, 4), (0.25, 8, 2, 6), (0.4, 8, 4, 4), (0.99, 8, 1, 1), (0.01, 8, 1, 8), (0.9, 1, 1, 1)],
+    [(0.5, 8, 1, 4), (0.25, 8, 2, 6), (0.4, 8, 4, 4), (0.99, 8, 1, 1),
+     (0.01, 8, 1, 8), (0.9, 1, 1, 1)],
 )  # fmt: skip
 def test_exactly_so_many_are_drawn_and_rescaled_and_the_others_pass(rate, batch, groups, count):
     x = X[:batch].at[0, 0, 0].set(-0.0)
@@ -67,7 +68,8 @@ def test_every_subset_is_drawn_equally_often():
     ones = jnp.zeros((6, 1, 1))
     keys = jax.random.split(key(), 2**14)
     run = jax.jit(jax.vmap(lambda one: residual(one, ones, branch=jnp.ones_like)[:, 0, 0] > 0))
-    codes, counts = np.unique((np.asarray(run(keys)) << np.arange(6)).sum(axis=1), return_counts=True)  # fmt: skip
+    codes = (np.asarray(run(keys)) << np.arange(6)).sum(axis=1)
+    codes, counts = np.unique(codes, return_counts=True)
     assert set(codes) == {sum(1 << i for i in c) for c in itertools.combinations(range(6), 3)}
     assert stats.chisquare(counts).pvalue > FALSE_ALARM
 
@@ -212,16 +214,44 @@ _BAD = {
         "a Python number, since the number of examples that are kept is a shape, got .*drop_path",
     ),
     "rate 2": (lambda: residual(key(), rate=2), ValueError, r"in \[0, 1\], got 2"),
-    "no function": (lambda: residual(key(), branch=X), TypeError, "branch: expected a function .*drop_path"),
-    "output shape": (lambda: residual(key(), branch=lambda x: x[..., :2]), ValueError, r"\(4, 3, 16\), got \(4, 3, 2\); project"),
-    "output integer": (lambda: residual(key(), branch=jnp.argsort), TypeError, r"branch\(x\): expected a floating"),
-    "output complex": (lambda: residual(key(), branch=lambda x: x * 1j), TypeError, "expected a real output .* cast x"),
-    "groups": (lambda: residual(key(), num_groups=3), ValueError, "a divisor of the batch of 8, got 3; take"),
-    "extra": (lambda: residual(key(), extra=(X[:3],)), ValueError, r"extra\[0\]: expected 8 examples on axis 0, .* got \(3, 3, 16\)"),
+    "no function": (
+        lambda: residual(key(), branch=X),
+        TypeError,
+        "branch: expected a function .*drop_path",
+    ),
+    "output shape": (
+        lambda: residual(key(), branch=lambda x: x[..., :2]),
+        ValueError,
+        r"\(4, 3, 16\), got \(4, 3, 2\); project",
+    ),
+    "output integer": (
+        lambda: residual(key(), branch=jnp.argsort),
+        TypeError,
+        r"branch\(x\): expected a floating",
+    ),
+    "output complex": (
+        lambda: residual(key(), branch=lambda x: x.astype(complex)),
+        TypeError,
+        "expected a real output .* cast x",
+    ),
+    "groups": (
+        lambda: residual(key(), num_groups=3),
+        ValueError,
+        "a divisor of the batch of 8, got 3; take",
+    ),
+    "extra": (
+        lambda: residual(key(), extra=(X[:3],)),
+        ValueError,
+        r"extra\[0\]: expected 8 examples on axis 0, .* got \(3, 3, 16\)",
+    ),
     "axis": (lambda: residual(key(), batch_axis=5), ValueError, "batch_axis: expected an axis in"),
     "key": (lambda: residual(None), TypeError, "one PRNG key, got None"),
-    "flag": (lambda: residual(key(), deterministic=1), TypeError, "True, False or a boolean scalar"),
-}  # fmt: skip
+    "flag": (
+        lambda: residual(key(), deterministic=1),
+        TypeError,
+        "True, False or a boolean scalar",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", _BAD)
@@ -236,7 +266,8 @@ def test_bad_input_is_refused(name):
 
 def of_linen(**options):
     layer = jaxdrop.linen.SubsetResidual(nn.Dense(16), RATE, **options)
-    return layer, layer.init({"params": key()}, X, deterministic=False)
+    flag = {} if options else {"deterministic": False}
+    return layer, layer.init({"params": key()}, X, **flag)
 
 
 def test_linen_class_is_the_function():

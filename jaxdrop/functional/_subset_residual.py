@@ -181,17 +181,18 @@ def _draw(key, *, split):
 @functools.partial(jax.jit, static_argnames="split")
 def _gather(x, indices, *, split):
     """The drawn examples of ``x``, those of one group behind those of the other."""
-    return _in_groups(_take_rows, split, split.num_kept, indices, x)
+    return _in_groups(_take_rows, split, split.num_kept, _drawn_sharding(x, split), indices, x)
 
 
 @functools.partial(jax.jit, static_argnames="split")
 def _add(x, y, indices, *, split):
     """``x`` with the rescaled output of the branch added at the drawn examples."""
     scaled = y.astype(_mask.wide_dtype(y)) * (split.size / split.num_kept)
-    return _in_groups(_add_rows, split, split.size, indices, x, scaled.astype(x.dtype))
+    sharding = _sharding.mask_sharding(x, x.shape)
+    return _in_groups(_add_rows, split, split.size, sharding, indices, x, scaled.astype(x.dtype))
 
 
-def _in_groups(function, split, count, indices, *arrays):
+def _in_groups(function, split, count, sharding, indices, *arrays):
     """``function(*arrays, indices)`` for each group; of its result, ``count`` examples a group."""
     axis, groups = split.axis, split.num_groups
 
@@ -204,21 +205,19 @@ def _in_groups(function, split, count, indices, *arrays):
         result = mapped(indices, *parted)
         return result.reshape(*result.shape[:axis], groups * count, *result.shape[axis + 2 :])
 
-    sharding = _sharding_of(arrays[0], split)
     if sharding is None:
         return run(indices, *arrays)
     # By XLA: on the newest jax, an explicit gather loses the sharding in its transpose.
     return jax.sharding.auto_axes(run, out_sharding=sharding)(indices, *arrays)  # pyright: ignore
 
 
-def _sharding_of(x, split):
-    """That of ``x`` on an Explicit mesh, its examples whole where groups lie across devices."""
-    shape = list(x.shape)
+def _drawn_sharding(x, split):
+    """That of ``x`` on an Explicit mesh, without the examples where groups lie across devices."""
     sharding = _sharding.mask_sharding(x, x.shape)
     if sharding is None or split.num_groups % _sharding.devices_along(sharding, split.axis) == 0:
         return sharding
-    shape[split.axis] = 1
-    return _sharding.mask_sharding(x, tuple(shape))
+    axis = split.axis
+    return _sharding.mask_sharding(x, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
 
 
 _ROWS = {"unique_indices": True, "indices_are_sorted": True, "mode": "promise_in_bounds"}
