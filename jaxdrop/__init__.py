@@ -33,10 +33,12 @@ from jaxdrop.functional import feature_alpha_dropout as feature_alpha_dropout
 from jaxdrop.functional import fold_in_axes as fold_in_axes
 from jaxdrop.functional import gaussian_dropout as gaussian_dropout
 from jaxdrop.functional import gaussian_noise as gaussian_noise
+from jaxdrop.functional import layer_drop as layer_drop
 from jaxdrop.functional import mc_dropout as mc_dropout
 from jaxdrop.functional import multi_sample_loss as multi_sample_loss
 from jaxdrop.functional import r_drop_loss as r_drop_loss
 from jaxdrop.functional import spatial_dropout as spatial_dropout
+from jaxdrop.functional import subset_residual as subset_residual
 from jaxdrop.functional import thinned_mlp as thinned_mlp
 from jaxdrop.functional import token_dropout as token_dropout
 from jaxdrop.functional import variational_dropout as variational_dropout
@@ -65,6 +67,7 @@ __all__ = [
     "functional",
     "gaussian_dropout",
     "gaussian_noise",
+    "layer_drop",
     "linen",
     "masks",
     "mc",
@@ -74,6 +77,7 @@ __all__ = [
     "plots",
     "r_drop_loss",
     "spatial_dropout",
+    "subset_residual",
     "thinned_mlp",
     "token_dropout",
     "uncertainty",

@@ -48,11 +48,23 @@ NOT_LAYERS = {
 # Those whose class owns parameters: test_learned_modules.py, test_thinned_mlp.py.
 HAS_PARAMETERS = {"concrete_dropout", "thinned_mlp", "variational_gaussian_dropout"}
 # Those whose class is called another way: the same is checked in a file of their own.
-OWN_TESTS = {"drop_connect", "token_dropout", "word_dropout", "zoneout"}
+OWN_TESTS = {
+    "drop_connect",
+    "layer_drop",
+    "subset_residual",
+    "token_dropout",
+    "word_dropout",
+    "zoneout",
+}
 # Classes without a function, since they wrap a cell: test_cells.py.
 CELLS = {"VariationalCell", "WeightDropCell", "ZoneoutCell"}
 # What a function works on, where that is not called x, and what it takes in place of a rate.
-INPUTS = {"drop_connect": ("params",), "zoneout": ("h_old", "h_new")}
+INPUTS = {
+    "drop_connect": ("params",),
+    "layer_drop": ("block", "x"),
+    "subset_residual": ("branch", "x", "extra"),
+    "zoneout": ("h_old", "h_new"),
+}
 LEVELS = {"gaussian_noise": "stddev"}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}
 
@@ -119,7 +131,9 @@ def test_parameters_of_a_class_are_those_of_its_function(floor, name):
         common["deterministic"] = False  # on, unless a flag of its own says otherwise
     (_, default), *rest = common.items()
     level = LEVELS.get(name, "rate"), default
-    found = parameters(cls.__init__, "layer")  # which a class wraps in place of an input
+    found = parameters(
+        cls.__init__, "layer", "block", "branch"
+    )  # what a class wraps in place of an input
     assert list(found.items()) == [level, *own.items(), *rest]
 
 

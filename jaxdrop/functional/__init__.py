@@ -20,9 +20,11 @@ from jaxdrop.functional._embedding_dropout import embedding_dropout as embedding
 from jaxdrop.functional._fold_in_axes import fold_in_axes as fold_in_axes
 from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
 from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
+from jaxdrop.functional._layer_drop import layer_drop as layer_drop
 from jaxdrop.functional._losses import multi_sample_loss as multi_sample_loss
 from jaxdrop.functional._losses import r_drop_loss as r_drop_loss
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
+from jaxdrop.functional._subset_residual import subset_residual as subset_residual
 from jaxdrop.functional._thinned_mlp import thinned_mlp as thinned_mlp
 from jaxdrop.functional._token_dropout import token_dropout as token_dropout
 from jaxdrop.functional._variational_dropout import variational_dropout as variational_dropout
@@ -56,10 +58,12 @@ __all__ = [
     "fold_in_axes",
     "gaussian_dropout",
     "gaussian_noise",
+    "layer_drop",
     "mc_dropout",
     "multi_sample_loss",
     "r_drop_loss",
     "spatial_dropout",
+    "subset_residual",
     "thinned_mlp",
     "token_dropout",
     "variational_dropout",

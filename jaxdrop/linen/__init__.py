@@ -15,8 +15,10 @@ from jaxdrop.linen._dropout import MCDropout as MCDropout
 from jaxdrop.linen._embedding_dropout import EmbeddingDropout as EmbeddingDropout
 from jaxdrop.linen._gaussian_dropout import GaussianDropout as GaussianDropout
 from jaxdrop.linen._gaussian_noise import GaussianNoise as GaussianNoise
+from jaxdrop.linen._layer_drop import LayerDrop as LayerDrop
 from jaxdrop.linen._replace import replace_dropout as replace_dropout
 from jaxdrop.linen._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.linen._subset_residual import SubsetResidual as SubsetResidual
 from jaxdrop.linen._thinned_mlp import ThinnedMLP as ThinnedMLP
 from jaxdrop.linen._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.linen._variational_cell import VariationalCell as VariationalCell
@@ -43,8 +45,10 @@ __all__ = [
     "FeatureAlphaDropout",
     "GaussianDropout",
     "GaussianNoise",
+    "LayerDrop",
     "MCDropout",
     "SpatialDropout",
+    "SubsetResidual",
     "ThinnedMLP",
     "TokenDropout",
     "VariationalCell",

@@ -77,6 +77,11 @@ def _packed_entry(layout, sharding):
     return None if words % _devices(sharding.mesh, entry) else entry
 
 
+def devices_along(sharding, axis):
+    """Number of devices that an axis is split over."""
+    return _devices(sharding.mesh, _entries(sharding.spec, axis + 1)[axis])
+
+
 def _entries(spec, rank):
     return (*spec, *(None,) * (rank - len(spec)))
 

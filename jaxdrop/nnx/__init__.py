@@ -15,8 +15,10 @@ from jaxdrop.nnx._dropout import MCDropout as MCDropout
 from jaxdrop.nnx._embedding_dropout import EmbeddingDropout as EmbeddingDropout
 from jaxdrop.nnx._gaussian_dropout import GaussianDropout as GaussianDropout
 from jaxdrop.nnx._gaussian_noise import GaussianNoise as GaussianNoise
+from jaxdrop.nnx._layer_drop import LayerDrop as LayerDrop
 from jaxdrop.nnx._replace import replace_dropout as replace_dropout
 from jaxdrop.nnx._spatial_dropout import SpatialDropout as SpatialDropout
+from jaxdrop.nnx._subset_residual import SubsetResidual as SubsetResidual
 from jaxdrop.nnx._thinned_mlp import ThinnedMLP as ThinnedMLP
 from jaxdrop.nnx._token_dropout import TokenDropout as TokenDropout
 from jaxdrop.nnx._variational_cell import VariationalCell as VariationalCell
@@ -43,8 +45,10 @@ __all__ = [
     "FeatureAlphaDropout",
     "GaussianDropout",
     "GaussianNoise",
+    "LayerDrop",
     "MCDropout",
     "SpatialDropout",
+    "SubsetResidual",
     "ThinnedMLP",
     "TokenDropout",
     "VariationalCell",
