@@ -1,4 +1,4 @@
-"""Token dropout at its place: behind the positions of a small vision transformer, in both Flaxes."""
+"""Token dropout at its place in a small vision transformer, in linen and in nnx."""
 
 import jax
 import jax.numpy as jnp
@@ -125,10 +125,8 @@ def test_a_step_of_training_lowers_the_loss():
 @each_framework
 def test_monte_carlo_over_subsets_of_tokens(framework):
     """The class token is read, so that passes over different tokens have one shape."""
-    if framework == "linen":
-        fn = mc.from_linen(*linen_model())
-    else:
-        fn = mc.from_nnx(NnxViT(nnx.Rngs(0)))
+    linen = framework == "linen"
+    fn = mc.from_linen(*linen_model()) if linen else mc.from_nnx(NnxViT(nnx.Rngs(0)))
     out = mc.predict(fn, key(), IMAGES, num_samples=8, summary=mc.classification())
     assert out.probabilities.shape == (4, CLASSES)
     assert (out.mutual_information > 0).all()
