@@ -17,6 +17,7 @@ from benchmarks import (
     _programs,
     _recurrent_step,
     _report,
+    _residual,
     _thinned,
     _tpu,
 )
@@ -35,6 +36,7 @@ _SECTIONS = {
     "recurrent": _recurrent_step.recurrent,
     "attention": _attention.attention,
     "long": _attention.long,
+    "residual": _residual.residual,
     "mc": _monte_carlo.monte_carlo,
     "thinned": _thinned.thinned,
     "tpu": _tpu.tpu,
@@ -57,6 +59,7 @@ class Budget(NamedTuple):
         stride: every how manieth of the small shapes is timed.
         attention: (B, T, N, H) of the attention that is timed.
         tokens: of the attention whose temporaries are counted.
+        blocks: width and (batch, length) of the blocks whose branches are left out.
         width: of the layers of the net that is sampled.
         samples: its Monte-Carlo passes.
     """
@@ -73,6 +76,7 @@ class Budget(NamedTuple):
     stride: int
     attention: tuple[int, int, int, int]
     tokens: int
+    blocks: tuple[int, tuple[int, int]]
     width: int
     samples: int
 
@@ -90,6 +94,7 @@ _FULL = Budget(
     stride=1,
     attention=(1, 4096, 8, 64),
     tokens=32768,
+    blocks=(256, (16, 128)),
     width=1024,
     samples=100,
 )
@@ -106,6 +111,7 @@ _QUICK = Budget(
     stride=4,
     attention=(1, 128, 2, 16),
     tokens=1024,
+    blocks=(32, (4, 16)),
     width=64,
     samples=20,
 )

@@ -71,7 +71,7 @@ def run_or_skip(key, block, x, rate, deterministic, rescale, *, call, either):
     rate, flag = _rate.check_rate(rate), check_flag(deterministic)
     if getattr(rate, "ndim", 0):
         raise ValueError(
-            f"rate: expected a scalar, since a call is one decision, got shape {rate.shape}; "
+            f"rate: expected a scalar, since a call is one decision, got shape {rate.shape}; "  # pyright: ignore
             "for one rate a layer scan over them, for one decision an example there is drop_path"
         )
     if not draws(rate, flag):

@@ -11,7 +11,8 @@ from jaxdrop.linen._wrap import Wrapper, either
 class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.
 
-    The parameters are those of the block, under the name ``block``; initialising skips nothing.
+    The parameters are those of the block, under the name ``block`` or, if it is made in a
+    compact model, its own; initialising skips nothing.
     A block that is skipped is not computed. One whose call makes new variables, such as sown ones,
     cannot be skipped in a compiled program. Further arguments of a call go to the block.
 

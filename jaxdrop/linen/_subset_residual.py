@@ -9,7 +9,8 @@ from jaxdrop.linen._wrap import Wrapper, either
 class SubsetResidual(Wrapper):
     """Adds a residual branch that is computed for a random subset of the examples alone.
 
-    The parameters are those of the branch, under the name ``branch``; initialising drops nothing.
+    The parameters are those of the branch, under the name ``branch`` or, if it is made in a
+    compact model, its own; initialising drops nothing.
     Further arguments of a call are arrays with the same axis of examples, such as masks.
 
     Attributes:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import jax
 from flax import linen as nn
+from jax.core import Tracer
 
 from jaxdrop.linen._base import Dropper, find_key
 
@@ -37,6 +37,6 @@ class Wrapper(Dropper):
 
 def either(flag, first, second, module):
     """``first(module)`` where the flag is true, else ``second(module)``; one of them runs."""
-    if not isinstance(flag, jax.core.Tracer):
+    if not isinstance(flag, Tracer):
         return first(module) if flag else second(module)
     return nn.cond(flag, first, second, module)

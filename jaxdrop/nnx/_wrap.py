@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 from jax import lax
+from jax.core import Tracer
 
 from jaxdrop.nnx._base import Switchable, find_key
 
@@ -42,7 +43,7 @@ def either(flag, first, second, module):
     The module is written to only where one of both would change it: the transforms of JAX refuse
     to write, even the same.
     """
-    if not isinstance(flag, jax.core.Tracer):
+    if not isinstance(flag, Tracer):
         return first(module) if flag else second(module)
     graph, state = nnx.split(module)
     before = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
