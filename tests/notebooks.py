@@ -46,7 +46,8 @@ def execute(notebook, *, quick):
         if quick:
             environment["JAXDROP_QUICK"] = "1"
         client = NotebookClient(notebook, km=_manager(folder), timeout=300)
-        client.execute(cwd=folder, env=environment)
+        # A kernel by a manager that it is given, the client would leave running.
+        client.execute(cwd=folder, env=environment, cleanup_kc=True)
     return notebook
 
 
