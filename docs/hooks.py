@@ -46,7 +46,7 @@ def faults(site):
         own = path.relative_to(site)
         found += [f"{own}: picture without a description: {s}" for s in page.pictures_without_words]
         found += [f"{own}: broken: {link}" for link in page.links if not _leads(path, link, pages)]
-    return found + _names_missing(pages, site)
+    return found + list(_names_missing(pages, site))
 
 
 def _leads(path, link, pages):
