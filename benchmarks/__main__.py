@@ -13,6 +13,7 @@ from tqdm import tqdm
 from benchmarks import (
     _attention,
     _elementwise,
+    _import,
     _monte_carlo,
     _programs,
     _recurrent_step,
@@ -35,6 +36,7 @@ _SECTIONS = {
     "attention": _attention.attention,
     "long": _attention.long,
     "mc": _monte_carlo.monte_carlo,
+    "import": _import.imports,
     "tpu": _tpu.tpu,
 }
 

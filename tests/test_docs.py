@@ -20,6 +20,7 @@ def _name(path):
     return str(path.relative_to(_ROOT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in _PAGES if blocks(p, "python")], ids=_name)
 def test_blocks_run(page):
     """In order, as one program."""
