@@ -61,7 +61,7 @@ def test_every_page_is_in_the_menu():
 
 def test_both_readmes_hold_the_same():
     """Blocks, headings, rows of tables with the names in them, and links, in one order."""
-    texts = [path.read_text("utf-8") for path in _READMES]
+    texts = [path.read_text("utf-8").replace("README.zh", "README") for path in _READMES]
     for part in (r"^```.*?^```$", r"^#+ ", r"^\|", r"\]\((.*?)\)"):
         english, chinese = (re.findall(part, text, re.DOTALL | re.MULTILINE) for text in texts)
         assert english and english == chinese, part
