@@ -13,6 +13,7 @@ from tqdm import tqdm
 from benchmarks import (
     _attention,
     _elementwise,
+    _import,
     _monte_carlo,
     _programs,
     _recurrent_step,
@@ -39,6 +40,7 @@ _SECTIONS = {
     "residual": _residual.residual,
     "mc": _monte_carlo.monte_carlo,
     "thinned": _thinned.thinned,
+    "import": _import.imports,
     "tpu": _tpu.tpu,
 }
 

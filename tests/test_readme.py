@@ -6,16 +6,12 @@ import re
 import pytest
 
 import jaxdrop
+from tests.blocks import blocks
 
 _README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-def _blocks(language):
-    text = _README.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-@pytest.mark.parametrize("code", _blocks("python"))
+@pytest.mark.parametrize("code", blocks(_README, "python"))
 def test_block_runs(code, capsys):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
@@ -24,11 +20,11 @@ def test_block_runs(code, capsys):
 
 
 def test_there_is_a_block():
-    assert _blocks("python")
+    assert blocks(_README, "python")
 
 
 def test_first_screen_holds_the_picture_of_the_floors():
-    picture = next(block for block in _blocks("") if "masks" in block)
+    picture = next(block for block in blocks(_README, "") if "masks" in block)
     assert [line.strip() for line in picture.splitlines() if line] == [
         line.strip() for line in jaxdrop.__doc__.split("::")[1].splitlines()[2:5]
     ]

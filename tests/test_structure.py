@@ -19,7 +19,7 @@ from flax import nnx
 import jaxdrop
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_PACKAGE = _ROOT / "jaxdrop"
+_PACKAGE = pathlib.Path(jaxdrop.__file__).parent
 _FLOORS = {
     "masks": set(),
     "functional": {"masks"},

@@ -22,8 +22,8 @@ def alpha_dropout(
 
     With q the keep probability that the random bits really have and alpha' = -1.758..., a
     surviving entry becomes ``a x + b`` and a dropped one ``a alpha' + b``, where
-    a = (q + alpha'**2 q (1 - q))**(-1/2) and b = -a (1 - q) alpha'. Entries of mean 0 and variance
-    1 have that mean and variance afterwards. At rate 1 everything is 0, the limit of
+    ``a = (q + alpha'**2 q (1 - q))**(-1/2)`` and ``b = -a (1 - q) alpha'``. Entries of mean 0 and
+    variance 1 have that mean and variance afterwards. At rate 1 everything is 0, the limit of
     ``a alpha' + b``.
 
     Args:

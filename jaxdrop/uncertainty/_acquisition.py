@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _checks, _entropy
 
@@ -25,7 +26,7 @@ class BatchSelection(NamedTuple):
     scores: jax.Array
 
 
-def batch_bald(probabilities, batch_size):
+def batch_bald(probabilities: ArrayLike, batch_size: int) -> BatchSelection:
     """Chooses examples whose labels, taken together, tell most about the weights.
 
     Greedy: each step adds the example that makes the joint mutual information

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _checks, _scores
 
@@ -28,7 +29,9 @@ class ReliabilityCurve(NamedTuple):
     share: jax.Array
 
 
-def reliability_curve(probabilities, labels, *, num_bins=15):
+def reliability_curve(
+    probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15
+) -> ReliabilityCurve:
     """Confidence and accuracy of the most probable class, by bins of confidence.
 
     Bin m of M holds the examples whose confidence, the largest of their probabilities, lies in
@@ -64,7 +67,9 @@ def reliability_curve(probabilities, labels, *, num_bins=15):
     return _reliability_curve(*pair, num_bins=num_bins)
 
 
-def expected_calibration_error(probabilities, labels, *, num_bins=15):
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15
+) -> jax.Array:
     """Mean gap between confidence and accuracy over the bins of the `reliability_curve`.
 
     ``ECE = sum_m share_m |accuracy_m - confidence_m|``. It depends on ``num_bins`` and is above 0
@@ -95,7 +100,9 @@ def expected_calibration_error(probabilities, labels, *, num_bins=15):
     return _gap(curve)
 
 
-def classwise_calibration_error(probabilities, labels, *, num_bins=15):
+def classwise_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15
+) -> jax.Array:
     """Mean gap between the probability of a class and its frequency, over bins and classes.
 
     ``1/C sum_c sum_m share_cm |frequency_cm - mean_cm|``, with the probabilities of class c in the

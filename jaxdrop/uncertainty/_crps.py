@@ -5,11 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _numbers
 
 
-def gaussian_crps(mean, variance, targets):
+def gaussian_crps(mean: ArrayLike, variance: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Mean continuous ranked probability score of Gaussian predictions.
 
     ``CRPS(F, y) = E|X - y| - 1/2 E|X - X'|``, in closed form; with ``z = (y - mean) / deviation``
@@ -44,7 +45,7 @@ def gaussian_crps(mean, variance, targets):
     return _gaussian_crps(*_numbers.check_gaussian(mean, variance, targets))
 
 
-def sample_crps(samples, targets, *, fair=False):
+def sample_crps(samples: ArrayLike, targets: ArrayLike, *, fair: bool = False) -> jax.Array:
     """Mean continuous ranked probability score of predictions given as samples.
 
     ``1/S sum_s |x_s - y| - 1/2 E|X - X'|``. The second term is the mean over all S^2 pairs of

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _arrays, _numbers
 
 
-def auroc(scores, labels):
+def auroc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Area under the ROC curve: how often a positive example scores above a negative one.
 
     The share of the pairs of one positive and one negative example in which the positive has the

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _checks
 
 
-def entropy(probabilities):
+def entropy(probabilities: ArrayLike) -> jax.Array:
     """Shannon entropy of each row of class probabilities.
 
     ``H[p] = -sum_c p_c log p_c`` with ``0 log 0 = 0``: between 0, where one class has it all, and
@@ -34,7 +35,7 @@ def entropy(probabilities):
     return _entropy(_checks.check_probabilities(probabilities))
 
 
-def predictive_entropy(probabilities):
+def predictive_entropy(probabilities: ArrayLike) -> jax.Array:
     """Entropy of the averaged prediction: the whole uncertainty about the class.
 
     ``H[1/S sum_s p_s]``. It is the sum of `expected_entropy` and `mutual_information`.
@@ -60,7 +61,7 @@ def predictive_entropy(probabilities):
     return _predictive_entropy(_checks.check_probabilities(probabilities, samples=True))
 
 
-def expected_entropy(probabilities):
+def expected_entropy(probabilities: ArrayLike) -> jax.Array:
     """Average entropy of the samples: the part that no knowledge of the weights removes.
 
     ``1/S sum_s H[p_s]``, often called aleatoric; at most the `predictive_entropy`.
@@ -87,7 +88,7 @@ def expected_entropy(probabilities):
     return _expected_entropy(_checks.check_probabilities(probabilities, samples=True))
 
 
-def mutual_information(probabilities):
+def mutual_information(probabilities: ArrayLike) -> jax.Array:
     """Information that the class carries about the weights: how much the samples disagree.
 
     ``H[1/S sum_s p_s] - 1/S sum_s H[p_s]``, known as BALD and often called epistemic; never

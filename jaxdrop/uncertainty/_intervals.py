@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _numbers
 
 
-def root_mean_squared_error(mean, targets):
+def root_mean_squared_error(mean: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Root of the mean squared error of point predictions.
 
     ``sqrt(1/N sum_n (mean_n - y_n)^2)``; its gradient is 0 where there is no error at all.
@@ -29,7 +30,7 @@ def root_mean_squared_error(mean, targets):
     return _root_mean_squared_error(*_numbers.check_alike(mean=mean, targets=targets))
 
 
-def interval_coverage(lower, upper, targets):
+def interval_coverage(lower: ArrayLike, upper: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Share of the targets that lie in their intervals, ends included.
 
     An interval for 90 % is calibrated where this is 0.9; look at `interval_width` too, for wide
@@ -57,7 +58,7 @@ def interval_coverage(lower, upper, targets):
     return _interval_coverage(*given)
 
 
-def interval_width(lower, upper):
+def interval_width(lower: ArrayLike, upper: ArrayLike) -> jax.Array:
     """Mean width of intervals: among those with the coverage they promise, narrower is better.
 
     Args:

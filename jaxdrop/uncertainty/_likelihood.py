@@ -5,13 +5,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _numbers
 
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
-def gaussian_negative_log_likelihood(mean, variance, targets):
+def gaussian_negative_log_likelihood(
+    mean: ArrayLike, variance: ArrayLike, targets: ArrayLike
+) -> jax.Array:
     """Mean of ``-log`` of the density that a Gaussian prediction gives to its target.
 
     ``1/N sum_n [(y_n - mean_n)^2 / (2 variance_n) + 1/2 log(2 pi variance_n)]``: smaller is
@@ -44,7 +47,13 @@ def gaussian_negative_log_likelihood(mean, variance, targets):
     return _gaussian(*given)
 
 
-def mixture_log_likelihood(means, targets, *, precision=None, variances=None):
+def mixture_log_likelihood(
+    means: ArrayLike,
+    targets: ArrayLike,
+    *,
+    precision: ArrayLike | None = None,
+    variances: ArrayLike | None = None,
+) -> jax.Array:
     """Mean log density of the targets under the equal mixture of all samples.
 
     ``1/N sum_n [logsumexp_s log N(y_n; mean_sn, variance_sn) - log S]``, larger is better: the

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _checks, _numbers
 
@@ -23,7 +24,9 @@ class QuantileCurve(NamedTuple):
     frequency: jax.Array
 
 
-def quantile_curve(mean, variance, targets, *, num_levels=19):
+def quantile_curve(
+    mean: ArrayLike, variance: ArrayLike, targets: ArrayLike, *, num_levels: int = 19
+) -> QuantileCurve:
     """How often targets fall below the quantiles of Gaussian predictions, by level.
 
     A calibrated model has ``frequency = level``. A curve above the diagonal for low levels and
@@ -58,7 +61,9 @@ def quantile_curve(mean, variance, targets, *, num_levels=19):
     return _quantile_curve(*given, num_levels=num_levels)
 
 
-def quantile_calibration_error(mean, variance, targets, *, num_levels=19):
+def quantile_calibration_error(
+    mean: ArrayLike, variance: ArrayLike, targets: ArrayLike, *, num_levels: int = 19
+) -> jax.Array:
     """Mean gap between level and frequency over the levels of the `quantile_curve`.
 
     ``1/M sum_m |frequency_m - level_m|``: near 0 for a calibrated model, at most 1/2.

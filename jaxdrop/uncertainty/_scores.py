@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _arrays, _checks
 
 
-def negative_log_likelihood(probabilities, labels):
+def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Mean of ``-log`` of the probability given to the true class.
 
     ``-1/N sum_n log p_n[y_n]``, smaller is better. A probability below the smallest normal number
@@ -38,7 +39,7 @@ def negative_log_likelihood(probabilities, labels):
     return _negative_log_likelihood(*_checks.check_pair(probabilities, labels))
 
 
-def brier_score(probabilities, labels):
+def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Mean squared distance between the predicted probabilities and what came true.
 
     ``1/N sum_n sum_c (p_nc - [y_n = c])^2``, Brier's own form, summed over all classes: from 0 to
@@ -67,7 +68,7 @@ def brier_score(probabilities, labels):
     return _brier_score(*_checks.check_pair(probabilities, labels))
 
 
-def accuracy(probabilities, labels):
+def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Share of examples whose most probable class, the first of equal ones, is the true one.
 
     Args:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _checks
 
@@ -20,7 +21,7 @@ class RiskCoverage(NamedTuple):
     risk: jax.Array
 
 
-def risk_coverage(uncertainty, errors):
+def risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     """Mean error among the examples kept, when the most uncertain ones are refused.
 
     With the examples sorted by rising uncertainty, equal ones in the order given, entry k is
@@ -51,7 +52,7 @@ def risk_coverage(uncertainty, errors):
     return _risk_coverage(*_checks.check_ranking(uncertainty, errors))
 
 
-def area_under_risk_coverage(uncertainty, errors):
+def area_under_risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> jax.Array:
     """Mean risk over all coverages: one number for the `risk_coverage` curve, smaller is better.
 
     ``1/N sum_k risk_k``. It is about the mean of all errors where the uncertainty tells nothing

@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _arrays, _checks
 
 _LIMITS = 1e-2, 1e2
 
 
-def temperature_scaling(logits, labels):
+def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Temperature T for which ``softmax(logits / T)`` is most likely on held-out labels.
 
     Fit it on a validation set, then divide every logit by it: the order of the classes, and with

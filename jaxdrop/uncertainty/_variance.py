@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _numbers
 
@@ -24,7 +25,7 @@ class VarianceSplit(NamedTuple):
     total: jax.Array
 
 
-def variance_split(means, variances):
+def variance_split(means: ArrayLike, variances: ArrayLike) -> VarianceSplit:
     """Splits the variance of a mixture of predictions into model and noise.
 
     By the law of total variance ``total = 1/S sum_s (mean_s - mean)^2 + 1/S sum_s variance_s``.

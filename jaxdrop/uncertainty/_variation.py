@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _arrays, _checks
 
 
-def variation_ratio(probabilities):
+def variation_ratio(probabilities: ArrayLike) -> jax.Array:
     """Share of the samples that do not vote for the class most of them vote for.
 
     ``1 - (votes for the mode) / S``, where each sample votes for its most probable class, the
@@ -35,7 +36,7 @@ def variation_ratio(probabilities):
     return _variation_ratio(_checks.check_probabilities(probabilities, samples=True))
 
 
-def mean_std(probabilities):
+def mean_std(probabilities: ArrayLike) -> jax.Array:
     """Standard deviation of the probabilities over the samples, averaged over the classes.
 
     ``1/C sum_c sqrt(1/S sum_s (p_sc - mean_c)^2)``: an acquisition score between 0, where all

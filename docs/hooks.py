@@ -1,0 +1,83 @@
+"""Checks of the built pages: links, pictures, and every public name in the reference.
+
+MkDocs calls the functions named ``on_...``; `faults` also serves the tests.
+"""
+
+import html.parser
+import importlib
+import pathlib
+import urllib.parse
+
+_FLOORS = ("masks", "functional", "linen", "nnx", "mc", "uncertainty", "plots")
+
+
+class _Page(html.parser.HTMLParser):
+    """What a page offers to links, and what it links to."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.anchors, self.links, self.pictures_without_words = set(), [], []
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag in ("a", "link") and given.get("href"):
+            self.links.append(given["href"])
+        if tag in ("img", "script") and given.get("src"):
+            self.links.append(given["src"])
+        if tag == "img" and not given.get("alt"):
+            self.pictures_without_words.append(given.get("src"))
+
+
+def faults(site):
+    """Broken links and pictures, pictures without a description, and names not in the reference.
+
+    Args:
+        site: folder of the built pages.
+
+    Returns:
+        A line for each.
+    """
+    site = pathlib.Path(site).resolve()
+    pages = {path: _Page(path) for path in sorted(site.rglob("*.html")) if path.name != "404.html"}
+    found = []
+    for path, page in pages.items():
+        own = path.relative_to(site)
+        found += [f"{own}: picture without a description: {s}" for s in page.pictures_without_words]
+        found += [f"{own}: broken: {link}" for link in page.links if not _leads(path, link, pages)]
+    return found + list(_names_missing(pages, site))
+
+
+def _leads(path, link, pages):
+    parts = urllib.parse.urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return True  # other sites are not ours to check
+    place = urllib.parse.unquote(parts.path)
+    target = (path.parent / place).resolve() if place else path
+    if target.is_dir():
+        target /= "index.html"
+    fragment = urllib.parse.unquote(parts.fragment)
+    # A link to __nothing and the like is of the theme's own controls.
+    if target in pages and fragment and not fragment.startswith("__"):
+        return fragment in pages[target].anchors
+    return target.is_file()
+
+
+def _names_missing(pages, site):
+    for floor in _FLOORS:
+        module = importlib.import_module(f"jaxdrop.{floor}")
+        page = pages.get(site / "api" / floor / "index.html")
+        anchors = page.anchors if page else set()
+        for name in module.__all__:
+            if f"jaxdrop.{floor}.{name}" not in anchors:
+                yield f"jaxdrop.{floor}.{name}: not in the reference"
+
+
+def on_post_build(config, **_):
+    """Fails the build where a page is faulty."""
+    found = faults(config["site_dir"])
+    if found:
+        from mkdocs.exceptions import Abort
+
+        raise Abort("\n".join(["The built pages have faults:", *found]))

@@ -1,0 +1,83 @@
+"""Draws the pictures of these pages: ``python docs/pictures.py``, from the root of a clone."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+import jaxdrop
+from jaxdrop import plots
+
+_FOLDER = pathlib.Path(__file__).parent / "images"
+_RATE = 0.25
+
+
+def elements(keys):
+    """Entries on their own, and entries that share a decision."""
+    x = jnp.ones((16, 24))
+    return {
+        "dropout": jaxdrop.dropout(next(keys), x, _RATE) != 0,
+        "broadcast_dims=(0,)": jnp.broadcast_to(
+            jaxdrop.dropout(next(keys), x, _RATE, broadcast_dims=(0,)) != 0, x.shape
+        ),
+    }
+
+
+def structured(keys):
+    """One image, or a batch of examples by channels."""
+    image, batch = jnp.ones((1, 24, 24, 1)), jnp.ones((12, 1, 1, 16))
+    block = jaxdrop.drop_block(next(keys), image, _RATE, block_size=5)
+    return {
+        "dropout": jaxdrop.dropout(next(keys), image, _RATE) != 0,
+        "drop_block": block != 0,
+        "spatial_dropout": jaxdrop.spatial_dropout(next(keys), batch, _RATE) != 0,
+        "drop_path": jaxdrop.drop_path(next(keys), batch, _RATE) != 0,
+    }
+
+
+def sequences(keys):
+    """Time down, features across; and tokens of several sentences."""
+    x = jnp.ones((1, 20, 24))
+    tokens = jnp.full((12, 20), 7)
+    return {
+        "dropout": jaxdrop.dropout(next(keys), x, _RATE) != 0,
+        "variational_dropout": jaxdrop.variational_dropout(next(keys), x, _RATE) != 0,
+        "embedding_dropout": jaxdrop.embedding_dropout(next(keys), x[0], _RATE) != 0,
+        "word_dropout": jaxdrop.word_dropout(next(keys), tokens, _RATE, unknown_id=0) != 0,
+    }
+
+
+def attention(keys):
+    """Queries down, keys across; heads down for the last."""
+    weights, heads = jnp.ones((1, 1, 20, 20)), jnp.ones((12, 1, 8, 1))
+    return {
+        "attention_dropout": jaxdrop.attention_dropout(next(keys), weights, _RATE) != 0,
+        "drop_key": jnp.isfinite(jaxdrop.drop_key(next(keys), weights, _RATE)),
+        "drop_head": jaxdrop.drop_head(next(keys), heads, _RATE) != 0,
+    }
+
+
+def weights(keys):
+    """A kernel, inputs down and outputs across."""
+    params = {"kernel": jnp.ones((16, 24))}
+    return {"drop_connect": jaxdrop.drop_connect(next(keys), params, _RATE)["kernel"] != 0}
+
+
+def tokens(keys):
+    """Which tokens of each example stay."""
+    indices = jaxdrop.token_dropout(next(keys), jnp.ones((12, 20, 1)), 0.5).indices
+    return {"token_dropout": jax.nn.one_hot(indices, 20).sum(1) > 0}
+
+
+def main():
+    """Draws each gallery into a file of its own."""
+    for number, draw in enumerate((elements, structured, sequences, attention, weights, tokens)):
+        keys = iter(list(jax.random.split(jax.random.key(number), 8)))
+        masks = draw(keys)
+        figure, axes = plots.figure(len(masks), width=2.3, height=2.4)
+        plots.mask_gallery(axes, masks)
+        figure.savefig(_FOLDER / f"{draw.__name__}.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main()
