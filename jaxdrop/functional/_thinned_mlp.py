@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, check_count, check_flag
+from jaxdrop.functional._take import subset_of, take
 from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
 
 Dense = Mapping[str, Any]
@@ -143,36 +144,29 @@ def _thinned(key, layers, *, kept, groups):
 
 
 def _choices(key, layers, kept, groups):
-    """For each hidden layer, the places of its units: int32 of shape (groups, kept), ascending."""
-    if not any(kept):
-        return [jnp.zeros((groups, 0), jnp.int32) for _ in kept]
-    keys = jax.random.split(_keys.typed(key), len(kept))
+    """For each hidden layer, a `Subset` of its units for each group, on a first axis."""
     widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
-    orders = [_order.random_orders(k, (groups, width)) for k, width in zip(list(keys), widths)]
-    return [jnp.sort(order[:, :count], axis=1) for order, count in zip(orders, kept)]
+    if any(kept):
+        keys = list(jax.random.split(_keys.typed(key), len(kept)))
+        orders = [_order.random_orders(k, (groups, width)) for k, width in zip(keys, widths)]
+    else:
+        orders = [jnp.zeros((groups, width), jnp.int32) for width in widths]
+    return [
+        jax.vmap(lambda order, k=k: subset_of(order[:k], order.size))(order)
+        for order, k in zip(orders, kept)
+    ]
 
 
 def _taken(dense, before, own):
     """A layer with some of its inputs, and some of its units; None stands for all."""
     dense = dict(dense)
     if before is not None:
-        dense["kernel"] = _rows(dense["kernel"], before)
+        dense["kernel"] = take(dense["kernel"], before, 0)
     if own is not None:
-        dense["kernel"] = _columns(dense["kernel"], own)
+        dense["kernel"] = take(dense["kernel"], own, 1)
         if dense.get("bias") is not None:
-            dense["bias"] = _rows(dense["bias"], own)
+            dense["bias"] = take(dense["bias"], own, 0)
     return dense
-
-
-def _rows(array, places):
-    return array.at[places].get(
-        unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds"
-    )
-
-
-def _columns(kernel, places):
-    """Columns, as rows of the transpose: putting the gradient of columns back is what costs."""
-    return _rows(kernel.T, places).T
 
 
 # Checks.
