@@ -148,6 +148,7 @@ def test_the_mean_over_all_subsets_is_the_full_block_and_so_are_the_gradients(wi
     assert min(gaps) < 1e-4
 
 
+@pytest.mark.slow
 def test_second_derivatives_vmap_and_jit_agree_with_the_subset():
     layers, x = layers_of(3, 6, 2), data((2, 3))
 
@@ -218,6 +219,7 @@ def test_the_key_is_used_up_and_legacy_ones_are_the_typed_ones():
     assert_same_bits(legacy, thinned_mlp(key(), x, layers, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("groups", [1, 8])
 def test_on_a_mesh_examples_stay_where_they_are(axis_type, groups):
@@ -317,6 +319,7 @@ def test_classes_without_bias_and_with_dtypes():
     assert_same_bits(layer(x), layer(x))
 
 
+@pytest.mark.slow
 @each_framework
 def test_monte_carlo_passes_thin_and_their_operations_fall(framework):
     if framework == "linen":
