@@ -1,11 +1,10 @@
-"""Calls that Hypothesis draws: any variant of floor 2, on shapes, axes, dtypes and rates of its own.
+"""Calls that Hypothesis draws: any variant, on shapes, axes, dtypes and rates of its own.
 
 A call is a row of the table in `tests.cases` that nobody wrote, so that the laws can ask the same
-of it as of the others.
+of it as of the others. Shapes come from a pool, since each new one has to be compiled.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -17,8 +16,40 @@ from jaxdrop import functional
 from tests import cases, reference
 from tests.cases import Case
 
-_LARGEST = 4096  # entries of an array
-DTYPES = (jnp.float8_e4m3fn, jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
+DTYPES = (
+    jnp.float8_e4m3fn,
+    jnp.float8_e5m2,
+    jnp.bfloat16,
+    jnp.float16,
+    jnp.float32,
+    jnp.float64,
+)
+# Around the 32 entries of a word; no axis that divides by it, several, and none with an entry.
+SHAPES = (
+    (),
+    (0,),
+    (1,),
+    (33,),
+    (64,),
+    (5, 7),
+    (4, 0),
+    (32, 6),
+    (31, 32),
+    (65, 33),
+    (1, 96),
+    (3, 5, 7),
+    (2, 33, 31),
+    (32, 3, 4),
+    (2, 64, 5),
+    (3, 1, 32),
+    (2, 3, 4, 5),
+    (2, 5, 32, 3),
+    (1, 9, 7, 11),
+    (2, 3, 2, 4, 33),
+    (2, 1, 3, 32, 2),
+)
+KNOWN_RATES = (0.5, 0.1, 0.999, 2**-20)
+RATES = st.floats(2**-30, 1, width=32, exclude_max=True)
 
 
 class Call(NamedTuple):
@@ -27,43 +58,58 @@ class Call(NamedTuple):
     case: Case
     dtype: type
     rate: float
+    traced: bool
     seed: int
-
-    @property
-    def wide(self):
-        """The context in which JAX has this dtype."""
-        return jax.enable_x64(self.dtype == jnp.float64)
 
     def key(self):
         return jax.random.key(self.seed)
 
+    def x64(self):
+        """The context in which JAX has this dtype."""
+        return jax.enable_x64(self.dtype == jnp.float64)
+
+    def asked(self, rate):
+        """A rate as this call asks for it: known to Python, or an array."""
+        return jnp.float32(rate) if self.traced else float(rate)
+
     def x(self):
-        """Numbers of both signs whose decisions every dtype shows: none is near what is lost."""
-        size = math.prod(self.case.shape)
-        signs = np.where(np.arange(size) % 3, 1, -1)
-        return jnp.asarray((signs * np.linspace(1, 1.25, size)).reshape(self.case.shape), self.dtype)
+        """Numbers of both signs, none of which any dtype takes for what is lost."""
+        size = int(np.prod(self.case.shape))
+        x = np.where(np.arange(size) % 3, 1, -1) * np.linspace(1, 1.25, size)
+        return jnp.asarray(x.reshape(self.case.shape).astype(self.dtype))
 
-    def keep(self, rate=None):
-        """Booleans of the mask shape by the reference."""
-        rate = self.rate if rate is None else rate
+    def keep(self):
+        """Booleans of the shape of x: which entries survive, by the reference."""
         words = jax.random.key_data(self.key())
-        return np.asarray(self.case.keep(words, rate, self.case.mask_shape))
+        keep = self.case.keep(words, self.rate, self.case.mask_shape)
+        return np.broadcast_to(keep, self.case.shape)
+
+    def value_and_gradient(self, x, rate):
+        """The result, and the cotangents x pulled back."""
+        case = self.case
+        run = _compiled(case.fn, tuple(sorted(case.kwargs.items())), None if self.traced else rate)
+        return run(self.key(), x, rate)
 
 
-def _fitted(sizes):
-    """The sizes as a shape, 1 in place of those that would make the array too large."""
-    shape, total = [], 1
-    for size in sizes:
-        size = size if total * size <= _LARGEST else 1
-        total *= max(1, size)
-        shape.append(size)
-    return tuple(shape)
+@functools.cache
+def _compiled(fn, kwargs, known):
+    """One program for each array that it meets, and for all traced rates."""
+
+    def lost(self):
+        """What a dropped entry becomes."""
+        lost = self.case.lost(self.rate, float(self.case.keep_probability(self.rate)))
+        return np.asarray(lost).astype(self.dtype)
+
+    def value_and_gradient(key, x, rate):
+        rate = rate if known is None else known
+        y, pull = jax.vjp(lambda x: fn(key, x, rate, **dict(kwargs)), x)
+        return y, pull(x)[0]
+
+    return jax.jit(value_and_gradient)
 
 
-def shapes(least, most):
-    """Shapes with sizes around the 32 entries of a word, small ones and 0."""
-    sizes = st.one_of(st.integers(1, 9), st.sampled_from([0, 31, 32, 33, 40, 63, 64, 65, 96]))
-    return st.lists(sizes, min_size=least, max_size=most).map(_fitted)
+def shapes(least=0, most=5):
+    return st.sampled_from([shape for shape in SHAPES if least <= len(shape) <= most])
 
 
 def _named(draw, axes, rank):
@@ -81,7 +127,7 @@ def _own(shape, axes):
 
 @st.composite
 def _entries(draw, fn, least=0):
-    shape = draw(shapes(least, 5))
+    shape = draw(shapes(least))
     axes = draw(st.lists(st.sampled_from(range(len(shape))), unique=True)) if shape else []
     kwargs = {"broadcast_dims": _named(draw, axes, len(shape))}
     return Case(fn.__name__, fn, shape, _shared(shape, axes), kwargs)
@@ -89,45 +135,43 @@ def _entries(draw, fn, least=0):
 
 @st.composite
 def _maps(draw, fn, name="channel_axis", **fields):
-    shape = draw(shapes(2, 5))
+    shape = draw(shapes(2))
     batch, channel = draw(st.permutations(range(len(shape))))[:2]
-    own = (channel,) if draw(st.booleans()) else (batch, channel)
     named = dict(zip((name, "batch_axis"), _named(draw, (channel, batch), len(shape))))
-    if batch not in own:
-        named["batch_axis"] = None
+    own = (batch, channel)
+    if draw(st.booleans()):
+        own, named["batch_axis"] = (channel,), None
     return Case(fn.__name__, fn, shape, _own(shape, own), named, **fields)
 
 
 @st.composite
 def _steps(draw):
-    shape = draw(shapes(1, 4))
-    axis = draw(st.sampled_from(range(len(shape))))
-    (named,) = _named(draw, (axis,), len(shape))
-    mask_shape = _shared(shape, (axis,))
-    return Case("variational", functional.variational_dropout, shape, mask_shape, {"time_axis": named})
+    shape = draw(shapes(1))
+    (axis,) = axes = draw(st.tuples(st.sampled_from(range(len(shape)))))
+    (named,) = _named(draw, axes, len(shape))
+    kwargs = {"time_axis": named}
+    return Case("variational", _F.variational_dropout, shape, _shared(shape, (axis,)), kwargs)
 
 
 @st.composite
 def _paths(draw):
-    shape = draw(shapes(1, 4))
+    shape = draw(shapes(1))
     axis, mode = draw(st.sampled_from(range(len(shape)))), draw(st.sampled_from(["row", "batch"]))
     (named,) = _named(draw, (axis,), len(shape))
     mask_shape = _own(shape, (axis,) if mode == "row" else ())
-    kwargs = {"batch_axis": named, "mode": mode}
-    return Case("drop_path", functional.drop_path, shape, mask_shape, kwargs)
+    return Case("drop_path", _F.drop_path, shape, mask_shape, {"batch_axis": named, "mode": mode})
 
 
 @st.composite
 def _rows(draw):
     shape = draw(shapes(2, 2))
-    return Case("embedding", functional.embedding_dropout, shape, _own(shape, (0,)))
+    return Case("embedding", _F.embedding_dropout, shape, _own(shape, (0,)))
 
 
 @st.composite
 def _blocks(draw):
     shape = draw(shapes(3, 5))
-    space = range(1, len(shape) - 1)
-    sizes = tuple(draw(st.integers(1, 4)) for _ in space)
+    sizes = tuple(draw(st.integers(1, 3)) for _ in shape[1:-1])
     return cases._blocks("drop_block", shape, (1, *sizes, 1), block_size=sizes)
 
 
@@ -135,7 +179,7 @@ def _blocks(draw):
 def _plain(draw, name):
     """The row of the table with this name, on another shape."""
     (row,) = (case for case in cases.CASES if case.name == name)
-    shape = draw(shapes(0, 4))
+    shape = draw(shapes())
     return row._replace(shape=shape, mask_shape=shape)
 
 
@@ -155,18 +199,36 @@ _VARIANTS = (
     _plain("drop_connect"),
     _plain("zoneout"),
 )
-RATES = st.one_of(
-    st.sampled_from([0.5, 0.25, 0.1, 0.9, 1e-3, 1e-5, 0.999, 1 - 2**-20]),
-    st.floats(2**-30, 1, width=32, exclude_max=True),
-).map(lambda rate: float(np.float32(rate)))
 
 
-def calls(dtypes=DTYPES, rates=RATES):
-    """Calls of any variant."""
-    return st.builds(
-        Call,
-        case=st.one_of(*_VARIANTS),
-        dtype=st.sampled_from(dtypes),
-        rate=rates,
-        seed=st.integers(0, 2**31 - 1),
-    )
+def calls():
+    """Calls of any variant that drops floating numbers."""
+    return st.one_of(*_VARIANTS).flatmap(lambda case: calls_of(case, DTYPES))
+
+
+@st.composite
+def calls_of(draw, case, dtypes=(jnp.float32,)):
+    """Calls of one variant."""
+    traced = draw(st.booleans())
+    rate = draw(RATES if traced else st.sampled_from(KNOWN_RATES))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return Call(case, draw(st.sampled_from(dtypes)), float(np.float32(rate)), traced, seed)
+
+
+def calls_on_shapes(fn, least=0, most=5):
+    """Calls of a function with an own test of what it does with the mask."""
+    cases_of = shapes(least, most).map(lambda shape: Case(fn.__name__, fn, shape, shape))
+    return cases_of.flatmap(calls_of)
+
+
+@st.composite
+def noises(draw):
+    """The rows of continuous noise on other shapes, with a level and a seed."""
+    row, shape = draw(st.sampled_from(cases.NOISE_CASES)), draw(shapes())
+    kwargs, noise_shape = dict(row.kwargs), shape
+    if "broadcast_dims" in kwargs:
+        axes = draw(st.sets(st.sampled_from(range(len(shape))))) if shape else ()
+        kwargs["broadcast_dims"], noise_shape = tuple(axes), _shared(shape, axes)
+    row = row._replace(shape=shape, noise_shape=noise_shape, kwargs=kwargs)
+    level = row.level * draw(st.floats(0.125, 1, width=32))
+    return row._replace(level=float(np.float32(level))), draw(st.integers(0, 2**32 - 1))
