@@ -220,7 +220,8 @@ def kept_entries(case, y, rate):
     """Booleans of the shape of x: which entries of an output survive."""
     lost = case.lost(rate, float(case.keep_probability(rate)))
     limits = jnp.finfo(y.dtype)
-    rounding, smallest = float(limits.eps), float(limits.smallest_subnormal)
+    rounding = max(float(limits.eps), 2.0**-22)  # an affine map is that of float32
+    smallest = float(limits.smallest_subnormal)
     return ~np.isclose(np.asarray(y, np.float64), lost, rtol=rounding, atol=smallest)
 
 

@@ -21,6 +21,6 @@ hypothesis.settings.register_profile(
     "fast", max_examples=15, derandomize=True, database=None, deadline=None
 )
 hypothesis.settings.register_profile(
-    "thorough", max_examples=170, database=None, deadline=None, print_blob=True
+    "thorough", max_examples=560, database=None, deadline=None, print_blob=True
 )
 hypothesis.settings.load_profile("fast")
