@@ -219,8 +219,10 @@ def data(shape, dtype=jnp.float32):
 def kept_entries(case, y, rate):
     """Booleans of the shape of x: which entries of an output survive."""
     lost = case.lost(rate, float(case.keep_probability(rate)))
-    rounding = float(jnp.finfo(y.dtype).eps)
-    return ~np.isclose(np.asarray(y, np.float64), lost, rtol=rounding, atol=0)
+    limits = jnp.finfo(y.dtype)
+    rounding = max(float(limits.eps), 2.0**-22)  # an affine map is that of float32
+    smallest = float(limits.smallest_subnormal)
+    return ~np.isclose(np.asarray(y, np.float64), lost, rtol=rounding, atol=smallest)
 
 
 def decisions(case, y, rate):

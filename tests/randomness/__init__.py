@@ -1,0 +1,1 @@
+"""Mask bits under the microscope: many of them, through exact tests of chance."""
