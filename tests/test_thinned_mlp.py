@@ -261,6 +261,17 @@ def test_operations_and_temporaries_of_a_step_fall():
     assert thin.cost_analysis()["flops"] <= 0.36 * full.cost_analysis()["flops"]  # quadratic inside
 
 
+def test_the_gradient_is_fetched_and_not_scattered():
+    """A scatter is a loop on the CPU, and would cost what the smaller products save."""
+
+    def loss(layers, x, key):
+        return thinned_mlp(key, x, layers, 0.5).sum()
+
+    layers, x = layers_of(5, 8, 6, 3), data((4, 5))
+    backward = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(layers, x, key()))
+    assert "scatter-add" not in backward
+
+
 # Classes.
 
 
