@@ -192,6 +192,7 @@ def test_what_is_left_out_goes_nowhere():
     """Weights of inf and NaN in all units that a key leaves out."""
     layers, x = layers_of(5, 8, 3), data((4, 5))
     kept = np.asarray(_kernel_slope(key(), 8, 0.5)) != 0
+    assert kept.sum() == 4
     spoilt = jax.tree.map(jnp.array, layers)
     spoilt[0]["kernel"] = jnp.where(kept[None], layers[0]["kernel"], jnp.nan)
     spoilt[1]["kernel"] = jnp.where(kept[:, None], layers[1]["kernel"], jnp.inf)
