@@ -192,6 +192,7 @@ def test_what_is_left_out_goes_nowhere():
     """Weights of inf and NaN in all units that a key leaves out."""
     layers, x = layers_of(5, 8, 3), data((4, 5))
     kept = np.asarray(_kernel_slope(key(), 8, 0.5)) != 0
+    assert kept.sum() == 4
     spoilt = jax.tree.map(jnp.array, layers)
     spoilt[0]["kernel"] = jnp.where(kept[None], layers[0]["kernel"], jnp.nan)
     spoilt[1]["kernel"] = jnp.where(kept[:, None], layers[1]["kernel"], jnp.inf)
@@ -259,6 +260,17 @@ def test_operations_and_temporaries_of_a_step_fall():
     deep = layers_of(64, 256, 256, 64)
     thin, full = (step(f).lower(deep, x, key()).compile() for f in (thin, full))
     assert thin.cost_analysis()["flops"] <= 0.36 * full.cost_analysis()["flops"]  # quadratic inside
+
+
+def test_the_gradient_is_fetched_and_not_scattered():
+    """A scatter is a loop on the CPU, and would cost what the smaller products save."""
+
+    def loss(layers, x, key):
+        return thinned_mlp(key, x, layers, 0.5).sum()
+
+    layers, x = layers_of(5, 8, 6, 3), data((4, 5))
+    backward = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(layers, x, key()))
+    assert "scatter-add" not in backward
 
 
 # Classes.

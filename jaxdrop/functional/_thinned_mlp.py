@@ -38,8 +38,9 @@ def thinned_mlp(
 
     All examples of a group meet the same sub-network, where `dropout` draws one for each: gradients
     are noisier at the same rate. Taking weights out costs a few passes over the kernels, whatever
-    the batch: from a batch of half the width on the gain is about what the rate promises. For
-    small batches, or many groups, take `dropout`.
+    the batch. On a CPU, with three hidden layers at a rate of 0.5, a training step was cheaper than
+    without dropout from a batch of 1 on at a width of 1024, of about 64 at 256 and of about 256 at
+    64; below, and with many groups, take `dropout`.
 
     Args:
         key: PRNG key that this call consumes; may be None where nothing is drawn: if
