@@ -18,9 +18,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 hypothesis.settings.register_profile(
-    "fast", max_examples=15, derandomize=True, database=None, deadline=None
+    "fast", max_examples=8, derandomize=True, database=None, deadline=None
 )
 hypothesis.settings.register_profile(
-    "thorough", max_examples=560, database=None, deadline=None, print_blob=True
+    "thorough", max_examples=336, database=None, deadline=None, print_blob=True
 )
 hypothesis.settings.load_profile("fast")

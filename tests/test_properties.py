@@ -20,7 +20,7 @@ from tests.properties import calls, calls_on_shapes, noises
 from tests.test_drop_key import li
 from tests.test_token_dropout import by_reference
 
-_MANY = 6 * settings.default.max_examples
+_MANY = 10 * settings.default.max_examples
 
 
 def decisions_are_those_of_the_reference(call):

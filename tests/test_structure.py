@@ -121,6 +121,7 @@ def test_every_public_name_is_explained(path):
         assert "Attributes:" in text or "Args:" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _MODULES)
 def test_examples_run(name):
     module = importlib.import_module(name)
