@@ -39,7 +39,7 @@ def drop_key(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`, or ``x`` is complex.
+        TypeError: as `dropout`, or ``x`` is complex, or of a dtype without -inf (float8_e4m3fn).
         ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
             or ``x`` is of a rank below 2.
 
@@ -58,6 +58,11 @@ def drop_key(
         raise TypeError(
             f"x: expected floating logits, got dtype {x.dtype}; "
             "pass the real numbers that the softmax over keys is taken of"
+        )
+    if not np.isinf(np.asarray(-np.inf, x.dtype)):  # where it would be NaN, or a finite number
+        raise TypeError(
+            f"x: expected logits of a dtype that holds -inf, got {x.dtype}; "
+            "cast them first, for example x.astype(jnp.bfloat16)"
         )
     if x.ndim < 2:
         raise ValueError(
