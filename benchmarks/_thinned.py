@@ -17,12 +17,12 @@ RATES = (0.1, 0.25, 0.5, 0.75, 0.9)
 def thinned(budget):
     """Loss and gradients of a feed-forward block, and of an MLP at several batches."""
     width = budget.width
-    for rate in RATES:
+    for rate in RATES[:: budget.stride]:
         times, programs = block_step(width, rate, budget)
         case = f"{width // 2}-{2 * width}-{width // 2}, batch {width}, rate {rate}"
         yield from rows_of("thinned block", case, times, "ms", "no dropout")
         yield from _costs(case, programs)
-    for batch in (32, 64, 128, 512, 2048):
+    for batch in (32, 64, 128, 512, 2048)[:: budget.stride]:
         widths = (784, width, width, width, 10)
         times, programs = _timed(widths, batch, 0.5, jax.nn.relu, budget)
         case = f"784-{width}-{width}-{width}-10, batch {batch}, rate 0.5"
