@@ -11,26 +11,46 @@ import sys
 
 import pytest
 
-_MASKS = ("test_masks", "test_laws", "test_windows", "test_laws_noise", "test_laws_program")
-_FUNCTIONS = ("test_laws", "test_laws_program", "test_errors")
-# Files that have no test of their own name.
+_MASKS = ("test_masks", "test_laws", "test_laws_program", "test_errors")
+_FUNCTIONS = ("test_laws", "test_errors", "test_laws_program")
+_NOISE = ("test_gaussian", "test_laws_noise", "test_errors")
+_ATTENTION = ("test_dot_product_attention", "test_drop_key", "test_errors")
+# Files that have no test of their own name, or whose functions are not in the table of the laws.
 _TESTS = {
-    "_alpha_dropout.py": ("test_alpha_dropout", *_FUNCTIONS),
-    "_attention_arguments.py": ("test_dot_product_attention",),
-    "_attention_blocks.py": ("test_dot_product_attention",),
-    "_attention_dense.py": ("test_dot_product_attention",),
-    "_attention_logits.py": ("test_dot_product_attention",),
-    "_cells.py": ("test_cells",),
-    "_gaussian_dropout.py": ("test_gaussian", "test_laws_noise", "test_errors"),
-    "_gaussian_noise.py": ("test_gaussian", "test_laws_noise", "test_errors"),
-    "_perturb.py": ("test_laws_noise", "test_gaussian"),
-    "_variational_cell.py": ("test_cells",),
-    "_weight_drop_cell.py": ("test_cells",),
-    "_zoneout_cell.py": ("test_cells",),
-    "_sharding.py": ("test_laws_sharding", *_MASKS),
+    "_attention_arguments.py": _ATTENTION,
+    "_attention_blocks.py": _ATTENTION,
+    "_attention_dense.py": _ATTENTION,
+    "_attention_logits.py": _ATTENTION,
+    "_dot_product_attention.py": _ATTENTION,
+    "_attention_fn.py": ("test_attention_fn", "test_errors"),
+    "_cells.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
+    "_variational_cell.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
+    "_weight_drop_cell.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
+    "_zoneout_cell.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
+    "_drop_key.py": ("test_drop_key", "test_precision", "test_errors"),
+    "_fold_in_axes.py": ("test_fold_in_axes",),
+    "_layer_drop.py": ("test_layer_drop", "test_errors"),
+    "_losses.py": ("test_losses", "test_errors"),
+    "_subset_residual.py": ("test_subset_residual", "test_errors"),
+    "_take.py": ("test_thinned_mlp", "test_subset_residual"),
+    "_thinned_mlp.py": ("test_thinned_mlp", "test_errors"),
+    "_token_dropout.py": ("test_token_dropout", "test_errors"),
+    "_word_dropout.py": ("test_word_dropout", "test_errors"),
+    "_concrete_dropout.py": ("test_concrete_dropout", "test_laws_noise", "test_errors"),
+    "_variational_gaussian_dropout.py": (
+        "test_variational_gaussian_dropout",
+        "test_laws_noise",
+        "test_errors",
+    ),
+    "_gaussian_dropout.py": _NOISE,
+    "_gaussian_noise.py": _NOISE,
+    "_perturb.py": _NOISE,
+    "_noise.py": _NOISE,
     "_blocks.py": ("test_drop_block", "test_laws", "test_laws_sharding"),
+    "_order.py": ("test_token_dropout", "test_layer_drop", "test_thinned_mlp"),
     "_root.py": ("test_drop_block", "test_masks", "test_laws"),
-    "_noise.py": ("test_laws_noise",),
+    "_sharding.py": ("test_laws_sharding", "test_drop_block", "test_windows"),
+    "_window.py": ("test_windows", "test_dot_product_attention"),
 }
 
 
