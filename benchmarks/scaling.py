@@ -63,25 +63,34 @@ def main(arguments=None):
     parser.add_argument("--length", type=count, default=512, metavar="L", help="tokens each (512)")
     parser.add_argument("--width", type=count, default=1024, metavar="D", help="features (1024)")
     parser.add_argument("--heads", type=count, default=16, metavar="N", help="of attention (16)")
-    parser.add_argument("--chips", default="1,8,64,256", help="numbers of chips (1,8,64,256)")
+    parser.add_argument(
+        "--chips", type=_chips, default="1,8,64,256", metavar="N,N", help="of chips (1,8,64,256)"
+    )
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     options = parser.parse_args(arguments)
-    chips = [int(number) for number in options.chips.split(",")]
-    for number in chips:
-        if number not in _TOPOLOGIES:
-            parser.error(f"--chips: expected some of {', '.join(map(str, _TOPOLOGIES))}")
     if importlib.util.find_spec("libtpu") is None:
         parser.exit(1, 'The TPU compiler is missing: pip install "jax[tpu]"\n')
     facts = _report.context()
     _report.print_context(facts)
     rows, draws = [], {}
-    for number in tqdm(chips, unit="mesh", ncols=78, file=sys.stderr):
+    for number in tqdm(options.chips, unit="mesh", ncols=78, file=sys.stderr):
         rows += list(_rows(number, options, draws))
     rows += _report.rows_of("operations of the draw", "a chip", draws, "", next(iter(draws)))
     _report.print_rows(rows)
     if options.json:
         _report.save_json(options.json, facts, rows)
     return rows
+
+
+def _chips(text):
+    """Numbers of chips in a list such as ``1,8``."""
+    known = {str(number): number for number in _TOPOLOGIES}
+    try:
+        return [known[number.strip()] for number in text.split(",")]
+    except KeyError:
+        raise argparse.ArgumentTypeError(
+            f"expected some of {', '.join(known)}, with commas between them, got {text!r}"
+        ) from None
 
 
 def _rows(chips, options, draws):

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as program
+from benchmarks import scaling
 from benchmarks._report import rows_of
 
 
@@ -43,6 +44,13 @@ def test_unknown_sections_are_named(capsys):
     with pytest.raises(SystemExit):
         program.main(["--only", "forwards"])
     assert "expected some of forward, backward" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chips", ["abc", "2", "8,,64", ""])
+def test_unknown_numbers_of_chips_are_named(capsys, chips):
+    with pytest.raises(SystemExit):
+        scaling.main(["--chips", chips])
+    assert "expected some of 1, 8, 64, 256, with commas between" in capsys.readouterr().err
 
 
 @pytest.mark.slow

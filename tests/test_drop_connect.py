@@ -95,6 +95,23 @@ def test_predicate_sees_names_numbers_and_leaves():
     ]
 
 
+@pytest.mark.parametrize(
+    "where", [lambda path: True, "kernel", lambda: True], ids=["path", "text", "nothing"]
+)
+def test_predicate_of_anything_else_is_refused(where):
+    with pytest.raises(TypeError, match=r"where: expected a function of a path and a leaf, got"):
+        drop_connect(key(), tree(), RATE, where=where)
+
+
+def test_predicate_may_take_what_it_likes_and_may_itself_fail():
+    loose = drop_connect(key(), tree(), RATE, where=lambda *named: kernels(*named))
+    assert_same_bits(
+        loose["a"]["kernel"], drop_connect(key(), tree(), RATE, where=kernels)["a"]["kernel"]
+    )
+    with pytest.raises(TypeError, match="'<' not supported"):
+        drop_connect(key(), tree(), RATE, where=lambda path, leaf: path < 3)
+
+
 def test_works_on_modules_of_equinox():
     equinox = pytest.importorskip("equinox")
     module = equinox.nn.MLP(32, 40, 64, 1, key=key(1))

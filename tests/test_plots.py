@@ -44,6 +44,36 @@ def saved(axes, tmp_path):
     return path.read_bytes()[:4] == b"\x89PNG"
 
 
+def draw_bands(axes):
+    bands = {f"± {n} deviations": np.full(4, n) for n in (1, 2, 3, 4)}
+    predictive_bands(axes, X, MEAN, bands, data=(X, MEAN))
+
+
+def draw_reliability(axes):
+    ends = jnp.array([0.0, 1.0])
+    reliability_diagram(axes, {"least": uncertainty.ReliabilityCurve(ends, ends[::-1], ends + 1)})
+
+
+def draw_risk(axes):
+    for value, label in ((0.0, "none wrong"), (1.0, "all wrong")):
+        curve = uncertainty.risk_coverage(X, np.full(4, value))
+        risk_coverage(axes, {label: curve})
+
+
+def draw_histogram(axes):
+    uncertainty_histogram(axes, {"sure": np.zeros(5), "unsure": np.ones(5)})
+
+
+@pytest.mark.parametrize("draw", [draw_bands, draw_reliability, draw_risk, draw_histogram])
+def test_legends_cover_nothing(tmp_path, draw):
+    axes = one()
+    draw(axes)
+    saved(axes, tmp_path)  # lays out
+    bottom = axes.get_legend().get_window_extent().y0
+    drawn = [*axes.collections, *axes.patches, *axes.lines]
+    assert bottom > max(artist.get_window_extent().y1 for artist in drawn)
+
+
 # --- bands
 
 
@@ -61,15 +91,6 @@ def test_bands_lie_around_the_mean_and_are_sorted(tmp_path):
     pale, strong = (band.get_facecolor()[0] for band in (wide, narrow))
     assert pale[3] == strong[3] == 1 and (pale[:3] > strong[:3])[:2].all()
     assert saved(axes, tmp_path)
-
-
-def test_legend_of_bands_covers_nothing(tmp_path):
-    axes = one()
-    bands = {f"± {n} deviations": np.full(4, n) for n in (1, 2, 3, 4)}
-    predictive_bands(axes, X, MEAN, bands, data=(X, MEAN))
-    saved(axes, tmp_path)  # lays out
-    bottom = axes.get_legend().get_window_extent().y0
-    assert bottom > max(band.get_window_extent().y1 for band in axes.collections)
 
 
 def test_bands_of_a_split_variance():

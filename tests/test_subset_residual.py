@@ -254,6 +254,22 @@ _BAD = {
 }
 
 
+@each_framework
+def test_any_batch_will_do_where_nothing_is_drawn(framework):
+    """The last batch of an evaluation, and the one example that parameters are made with."""
+    x = X[:5]
+    y = residual(None, x, num_groups=4, deterministic=True)
+    np.testing.assert_allclose(y, x + branch(x), rtol=1e-5)
+    options = {"rate": RATE, "num_groups": 4, "deterministic": True}
+    if framework == "linen":
+        layer = jaxdrop.linen.SubsetResidual(nn.Dense(16), **options)
+        y = layer.apply(layer.init(key(), x[:1]), x)
+    else:
+        dense = nnx.Linear(16, 16, rngs=nnx.Rngs(0))
+        y = jaxdrop.nnx.SubsetResidual(dense, **options)(x)
+    assert y.shape == x.shape and (y != x).any(axis=(1, 2)).all()
+
+
 @pytest.mark.parametrize("name", _BAD)
 def test_bad_input_is_refused(name):
     call, error, message = _BAD[name]

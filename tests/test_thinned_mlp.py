@@ -233,6 +233,9 @@ def test_on_a_mesh_examples_stay_where_they_are(axis_type, groups):
     y = compiled(call, key(), sharded, spread)(key(), sharded, spread)
     assert y.sharding.is_equivalent_to(sharding, 2)
     np.testing.assert_allclose(y, call(key(), x, layers), rtol=1e-5, atol=1e-5)
+    slopes = jax.jit(jax.grad(lambda x, layers: (call(key(), x, layers) ** 2).sum(), (0, 1)))
+    for got, wanted in zip(*map(jax.tree.leaves, (slopes(sharded, spread), slopes(x, layers)))):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 # What it costs.
@@ -300,6 +303,18 @@ def test_classes_are_the_function(framework, gated):
     x, layers, call = modules(framework, gated, **options)
     assert_same_bits(call(key(7)), thinned_mlp(key(7), x, layers, 0.5, **options))
     np.testing.assert_allclose(call(None, True), by_hand(x, layers, jax.nn.silu), 1e-4, 1e-5)
+
+
+def test_any_batch_will_do_where_nothing_is_drawn():
+    """The last batch of an evaluation, and the one example that parameters are made with."""
+    x, layers = data((5, 5)), layers_of(5, 8, 3)
+    y = thinned_mlp(None, x, layers, 0.5, num_groups=4, deterministic=True)
+    assert_same_bits(y, thinned_mlp(None, x, layers, 0.5, deterministic=True))
+    module = jaxdrop.linen.ThinnedMLP(8, 3, 0.5, num_groups=4)
+    variables = module.init(key(), x[:1], deterministic=False)
+    assert module.apply(variables, x, deterministic=True).shape == (5, 3)
+    module = jaxdrop.nnx.ThinnedMLP(5, 8, 3, 0.5, num_groups=4, rngs=nnx.Rngs(0))
+    assert module(x, deterministic=True).shape == (5, 3)
 
 
 def test_parameters_move_to_dense_layers_and_back():

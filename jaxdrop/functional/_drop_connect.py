@@ -1,5 +1,6 @@
 """Dropout of the weights of a network."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,8 @@ def drop_connect(
 
 def _chosen(leaves, where):
     """For each leaf, whether it is dropped from."""
+    if where is not None:
+        _check_where(where)
     floating = [
         hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) for _, leaf in leaves
     ]
@@ -101,6 +104,18 @@ def _chosen(leaves, where):
             "leave these paths out"
         )
     return chosen
+
+
+def _check_where(where):
+    try:
+        inspect.signature(where).bind((), None)
+    except ValueError:  # a callable of C that does not say what it takes
+        pass
+    except TypeError as error:
+        raise TypeError(
+            f"where: expected a function of a path and a leaf, got {where!r} ({error}); write for "
+            'example where=lambda path, leaf: path[-1] == "kernel"'
+        ) from None
 
 
 def names_of(path):

@@ -47,7 +47,8 @@ def subset_residual(
         batch_axis: axis of ``x`` that counts examples.
         num_groups: number of equal parts of the batch, one behind the other, that draw
             ``round(B / num_groups * (1 - rate))`` examples each. With as many as the devices that
-            the batch lies on, or a multiple, no device needs an example of another.
+            the batch lies on, or a multiple, no device needs an example of another. Any batch will
+            do where ``deterministic`` is True.
 
     Returns:
         Array with the shape and dtype of ``x``.
@@ -76,7 +77,7 @@ def subset_residual(
         )
     call = lambda branch, *arrays: branch(*arrays)  # noqa: E731
     arrays = _mask.check_array(x), *extra
-    split = plan(arrays, rate, batch_axis, num_groups)
+    split = plan(arrays, rate, batch_axis, num_groups, deterministic)
     return add_branch(key, branch, arrays, split, deterministic, call=call, either=either)
 
 
@@ -96,8 +97,8 @@ class Split(NamedTuple):
     num_kept: int
 
 
-def plan(arrays, rate, batch_axis, num_groups) -> Split:
-    """The `Split` of x and what goes with it, all of them checked."""
+def plan(arrays, rate, batch_axis, num_groups, deterministic) -> Split:
+    """The `Split` of x and what goes with it, all of them checked; one group where none draws."""
     share = 1 - _rate.check_static_rate(rate, "the number of examples that are kept", _WAY_OUT)
     x, *extra = arrays
     (axis,) = check_axes((batch_axis,), x.ndim, "batch_axis")
@@ -109,6 +110,7 @@ def plan(arrays, rate, batch_axis, num_groups) -> Split:
                 f"{shape or type(array).__name__}; what has no examples belongs into the branch"
             )
     groups = check_count(num_groups, "num_groups", 1)
+    groups = 1 if deterministic is True else groups
     size, rest = divmod(x.shape[axis], groups)
     if rest:
         raise ValueError(

@@ -55,7 +55,8 @@ def thinned_mlp(
             shape. At 1 the last bias is what remains.
         deterministic: if true, the full block; may be traced.
         activation: function of the hidden units, entry by entry.
-        num_groups: number of equal parts of the batch, each with a sub-network of its own.
+        num_groups: number of equal parts of the batch, each with a sub-network of its own; any
+            batch will do where ``deterministic`` is True.
 
     Returns:
         Array of shape ``(..., F)`` with the dtype of ``x``, F the width of the last layer.
@@ -82,7 +83,7 @@ def thinned_mlp(
     layers = _check_layers(layers, x)
     widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
     kept = tuple(max(1, round(width * (1 - share))) if share < 1 else 0 for width in widths)
-    groups = _check_groups(num_groups, x)
+    groups = _check_groups(num_groups, x, flag)
 
     def full():
         return _mlp(x, layers, activation, [1.0] * len(widths))
@@ -242,9 +243,9 @@ def _described(thing):
     return f"{type(thing).__name__}{size}{names}"
 
 
-def _check_groups(num_groups, x):
+def _check_groups(num_groups, x, flag):
     groups = check_count(num_groups, "num_groups", 1)
-    if groups > 1 and (x.ndim < 2 or x.shape[0] % groups):
+    if flag is not True and groups > 1 and (x.ndim < 2 or x.shape[0] % groups):
         raise ValueError(
             f"num_groups: expected a divisor of the batch, got {groups} for x of shape {x.shape}; "
             "take one that divides the first axis, such as 1"

@@ -40,12 +40,17 @@ class Audit(NamedTuple):
             state = "live" if site.live else "dead"
             rows.append((site.path, site.kind, rate, str(site.shape), state))
         widths = [max(map(len, column)) for column in zip(*rows)]
-        # Long paths give way, from the left, to what stands beside them.
-        widths[0] = min(widths[0], max(12, _COLUMNS - 2 * 4 - sum(widths[1:])))
-        rows = [(_short(path, widths[0]), *row) for path, *row in rows]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        # A path that leaves no room for what belongs beside it has a line of its own.
+        room = max(12, _COLUMNS - 2 * 4 - sum(widths[1:]))
+        widths[0] = max(len(path) for path, *_ in rows if len(path) <= room)
+        lines = []
+        for path, *row in rows:
+            if len(path) > room:
+                lines += [path[i : i + _COLUMNS] for i in range(0, len(path), _COLUMNS)]
+                path = ""
+            lines.append("  ".join(map(str.ljust, [path, *row], widths)).rstrip())
         live = sum(site.live for site in self.sites)
-        return "\n".join([*lines, f"{live} of {len(rows) - 1} sites are live. {verdict}"])
+        return "\n".join([*lines, f"{live} of {len(self.sites)} sites are live. {verdict}"])
 
 
 def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
@@ -84,8 +89,3 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
         _trace.working_set(jaxpr, inputs),
         tuple(sorted(_trace.changes(jaxpr))),
     )
-
-
-def _short(path, width):
-    """The end of a long path."""
-    return path if len(path) <= width else "..." + path[3 - width :]

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxdrop.plots._figures import legend_on_top
+
 _BLUE = np.array([0, 114, 178]) / 255
 
 
@@ -46,17 +48,7 @@ def predictive_bands(axes, x, mean, bands, *, data=None):
     if data is not None:
         axes.plot(*data, ".", color="black", markersize=4, label="data", zorder=3)
     axes.set(xlabel="input", ylabel="prediction", title="Prediction and uncertainty")
-    _legend_on_top(axes)
-
-
-def _legend_on_top(axes):
-    """In room of its own: a curve that goes up and down leaves no corner free."""
-    entries = len(axes.get_legend_handles_labels()[1])
-    rows = -(-entries // 3)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + (high - low) * 0.09 * rows)
-    place = {"loc": "upper center", "ncols": -(-entries // rows)}
-    axes.legend(frameon=False, handlelength=1.2, columnspacing=1.2, **place)
+    legend_on_top(axes)
 
 
 def _ends(x, mean, label, band):

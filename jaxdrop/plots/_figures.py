@@ -53,7 +53,7 @@ def reliability_diagram(axes, curves):
         axes.plot(curve.confidence[filled], curve.accuracy[filled], "o-", label=label)
     axes.set(xlabel="confidence", ylabel="accuracy", title="Reliability")
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
-    axes.legend(frameon=False)
+    legend_on_top(axes)
 
 
 def risk_coverage(axes, curves):
@@ -80,4 +80,14 @@ def risk_coverage(axes, curves):
         axes.plot(curve.coverage, 1 - curve.risk, label=label)
     axes.set(xlabel="share of predictions kept", ylabel="accuracy of those kept")
     axes.set(title="Refusing the most uncertain")
-    axes.legend(frameon=False)
+    legend_on_top(axes)
+
+
+def legend_on_top(axes):
+    """A legend in room of its own, above: curves leave no corner free that can be relied on."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    rows = -(-entries // 3)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + (high - low) * 0.11 * rows)
+    place = {"loc": "upper center", "ncols": -(-entries // rows)}
+    axes.legend(frameon=False, handlelength=1.2, columnspacing=1.2, **place)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxdrop.plots._figures import legend_on_top
+
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
@@ -38,7 +40,7 @@ def uncertainty_histogram(axes, values, *, num_bins=30):
         style = {"facecolor": (colour, 0.45), "edgecolor": colour, "linewidth": 1.5}
         axes.stairs(counts / group.size, edges, fill=True, label=label, **style)
     axes.set(xlabel="uncertainty", ylabel="share of examples", title="Uncertainty by group")
-    axes.legend(frameon=False)
+    legend_on_top(axes)
 
 
 def _check(groups):
