@@ -71,7 +71,7 @@ def main(arguments=None):
     for name, (kept, bounded) in rows.items():
         net = Net(options.hidden, options.layers, kept)
         started = time.perf_counter()
-        found[name] = net, train_net(name, net, train, options, bounded)
+        found[name] = net, train_net(name, net, train, options, bounded=bounded)
         errors[name] = error_of(net.apply(found[name][1], test.images), test.labels)
         seconds = time.perf_counter() - started
         print(
@@ -132,14 +132,19 @@ def read(folder):
         )
 
 
-def train_net(name, net, train, options, bounded=False):
-    """Variables of a net after all epochs of SGD with momentum and a falling rate."""
+def momentum(steps):
+    """SGD with momentum, at a rate that falls to 0 over so many steps."""
+    return optax.sgd(optax.linear_schedule(_LEARNING_RATE, 0.0, steps), _MOMENTUM)
+
+
+def train_net(name, net, train, options, *, batch=_BATCH, optimizer_for=momentum, bounded=False):
+    """Variables of a net after all epochs, with the optimizer for the number of steps."""
     train = Digits(*(jnp.asarray(part[: options.limit]) for part in train))
     key = jax.random.key(options.seed)
     variables = net.init(jax.random.fold_in(key, 0), train.images[:1])
-    steps = len(train.labels) // _BATCH
-    schedule = optax.linear_schedule(_LEARNING_RATE, 0.0, steps * options.epochs)
-    optimizer = optax.sgd(schedule, _MOMENTUM)
+    batch = min(batch, len(train.labels))
+    steps = len(train.labels) // batch
+    optimizer = optimizer_for(steps * options.epochs)
 
     def loss(variables, key, images, labels):
         logits = net.apply(variables, images, deterministic=False, rngs={"dropout": key})
@@ -148,7 +153,7 @@ def train_net(name, net, train, options, bounded=False):
     @functools.partial(jax.jit, donate_argnums=0)
     def epoch(state, key):
         order = jax.random.permutation(jax.random.fold_in(key, 0), len(train.labels))
-        order = order[: steps * _BATCH].reshape(steps, _BATCH)
+        order = order[: steps * batch].reshape(steps, batch)
 
         def step(state, now):
             variables, moments = state

@@ -55,9 +55,9 @@ def draw_reliability(axes):
 
 
 def draw_risk(axes):
-    for value, label in ((0.0, "none wrong"), (1.0, "all wrong")):
-        curve = uncertainty.risk_coverage(X, np.full(4, value))
-        risk_coverage(axes, {label: curve})
+    wrong = {"none wrong": np.zeros(4), "all wrong": np.ones(4)}
+    curves = {label: uncertainty.risk_coverage(X, errors) for label, errors in wrong.items()}
+    risk_coverage(axes, curves)
 
 
 def draw_histogram(axes):
@@ -70,6 +70,7 @@ def test_legends_cover_nothing(tmp_path, draw):
     draw(axes)
     saved(axes, tmp_path)  # lays out
     bottom = axes.get_legend().get_window_extent().y0
+    assert axes.transData.transform((0, max(axes.get_yticks())))[1] < bottom  # nor a tick beside it
     drawn = [*axes.collections, *axes.patches, *axes.lines]
     assert bottom > max(artist.get_window_extent().y1 for artist in drawn)
 

@@ -143,7 +143,8 @@ def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path)
 @pytest.mark.slow
 def test_thinned_layers_learn_beside_the_others(capsys, tmp_path):
     write_digits(tmp_path)
-    options = ["--epochs", "8", "--hidden", "64", "--layers", "2", "--seeds", "2"]
+    options = ["--epochs", "8", "--batch", "128", "--hidden", "64", "--layers", "2"]
+    options += ["--seeds", "2"]
     found = thinned.main(["--data", str(tmp_path), *options])
     assert list(found) == ["no dropout", "dropout", "thinned"]
     assert all(len(row["errors"]) == len(row["seconds"]) == 2 for row in found.values())

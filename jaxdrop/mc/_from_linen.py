@@ -101,7 +101,8 @@ def from_linen(
             what is left out of the shapes (tokens, hidden units), keep theirs; in a recurrent cell,
             rates of 0 stay 0.
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
-            the arguments then has examples on axis 0; the model runs for each of them on its own.
+            the arguments then has examples on axis 0; the model runs for each of them on its own,
+            where a `SubsetResidual`, which picks some examples of a batch, keeps the only one.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.

@@ -88,6 +88,7 @@ def legend_on_top(axes):
     entries = len(axes.get_legend_handles_labels()[1])
     rows = -(-entries // 3)
     low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
     axes.set_ylim(low, high + (high - low) * 0.11 * rows)
     place = {"loc": "upper center", "ncols": -(-entries // rows)}
     axes.legend(frameon=False, handlelength=1.2, columnspacing=1.2, **place)
