@@ -132,6 +132,9 @@ def test_any_number_of_axes_of_examples(floor, batch):
     own = {"bias": bias.reshape(examples, 2, 6, 6), "mask": mask.reshape(1, 1, 6, 6).astype(bool)}
     whole = jaxdrop.dot_product_attention(key(), *flat, RATE, **own)
     np.testing.assert_allclose(y, whole.reshape(y.shape), rtol=1e-5, atol=1e-6)
+    alone = FUNCTIONS[floor](*arrays, dropout_rate=RATE, dropout_rng=key())
+    whole = jaxdrop.dot_product_attention(key(), *flat, RATE)
+    np.testing.assert_allclose(alone, whole.reshape(y.shape), rtol=1e-5, atol=1e-6)
 
 
 @each_floor

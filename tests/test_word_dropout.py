@@ -37,6 +37,13 @@ def test_tokens_that_the_reference_drops_are_unknown(dtype, rate, shape):
     assert_same_bits(drop(key(), tokens, rate), iyyer(keep, np.asarray(tokens)).astype(dtype))
 
 
+@pytest.mark.parametrize("unknown_id", [-128, 127])
+def test_any_integer_that_the_dtype_holds_may_be_the_unknown_word(unknown_id):
+    tokens = jnp.zeros(64, jnp.int8)
+    y = word_dropout(key(), tokens, 0.5, unknown_id=unknown_id)
+    assert set(y.tolist()) == {0, unknown_id}
+
+
 def test_realised_rate():
     tokens = jnp.full((512, 512), 7)
     dropped = np.sum(np.asarray(drop(key(), tokens, 0.1)) == UNKNOWN)
