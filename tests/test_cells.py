@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxdrop
+from jaxdrop.functional import _cells
 from jaxdrop.linen import VariationalCell, WeightDropCell, ZoneoutCell
 from tests import cells, reference
 from tests.cases import assert_probability, assert_same_bits, data, key
@@ -322,3 +323,22 @@ def test_errors_say_what_was_expected_what_came_and_what_to_do(number):
     error, words, call = list(call_errors())[number]
     with pytest.raises(error, match=words):
         call()
+
+
+def test_masks_of_a_carry_with_traced_rates_and_flags():
+    x = data((4, 40))
+
+    @jax.jit
+    def dropped(rate, flag):
+        words = _cells.draw_words(key(), rate, flag, x.shape)
+        return _cells.apply_words(words, rate, flag, x)
+
+    known = _cells.apply_words(_cells.draw_words(key(), 0.3, False, x.shape), 0.3, False, x)
+    np.testing.assert_allclose(dropped(0.3, False), known, rtol=1e-6)
+    assert_same_bits(dropped(0.3, True), x)
+    static_flag = jax.jit(
+        lambda rate: _cells.apply_words(
+            _cells.draw_words(key(), rate, False, x.shape), rate, False, x
+        )
+    )
+    np.testing.assert_allclose(static_flag(0.3), known, rtol=1e-6)

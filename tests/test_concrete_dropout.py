@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdrop import linen, nnx
 from jaxdrop.functional import concrete_dropout, concrete_regularizer
 from tests import reference
 from tests.cases import assert_probability, data, key
@@ -186,3 +187,12 @@ def test_more_data_find_a_smaller_rate():
     few, many = learned_rate(20), learned_rate(2000)
     assert 0.15 < few < 0.6
     assert many < few / 3
+
+
+@pytest.mark.parametrize("init_rate", [0.1, 0.5, 0.9])
+def test_a_class_begins_at_its_rate(init_rate):
+    layer = nnx.ConcreteDropout(init_rate)
+    np.testing.assert_allclose(jax.nn.sigmoid(layer.rate_logit[...]), init_rate, rtol=1e-5)
+    variables = linen.ConcreteDropout(init_rate, deterministic=True).init(key(), jnp.ones((2, 3)))
+    logit = variables["params"]["rate_logit"]
+    np.testing.assert_allclose(jax.nn.sigmoid(logit), init_rate, rtol=1e-5)

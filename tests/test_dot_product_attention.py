@@ -403,6 +403,27 @@ def test_a_derivative_by_one_argument_alone(block_size):
 
 
 @each_block
+def test_a_tangent_of_one_argument_alone(block_size):
+    """Linear in the tangent, so zeros for the others give the same."""
+    arrays = inputs()
+    attention = functools.partial(attend, block_size=block_size)
+    for number, array in enumerate(arrays):
+        one = lambda x, n=number: attention(*arrays[:n], x, *arrays[n + 1 :])  # noqa: E731
+        _, alone = jax.jvp(one, (array,), (jnp.ones_like(array),))
+        tangents = [jnp.full_like(x, i == number) for i, x in enumerate(arrays)]
+        _, beside = jax.jvp(attention, tuple(arrays), tuple(tangents))
+        np.testing.assert_allclose(alone, beside, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [9, 15, 16, 20])
+def test_a_mask_of_the_user_in_blocks_that_hang_over(keys):
+    q, k, v = inputs(shape=(2, 5, keys, N, H))
+    mask = jax.random.bernoulli(key(1), 0.6, (2, 1, 5, keys)).at[..., 0].set(True)
+    whole, blocks = (attend(q, k, v, mask=mask, block_size=size) for size in (None, 8))
+    np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
+
+
+@each_block
 def test_the_scale_may_be_traced_and_learned(block_size):
     q, k, v = inputs()
 

@@ -313,6 +313,18 @@ _BAD = {
         ValueError,
         r"init_rate: expected a rate, in \(0, 1\), got 0.0; at 0 and at 1",
     ),
+    "first rate above 1": (
+        lambda: jaxdrop.nnx.ConcreteDropout(1.5),
+        ValueError,
+        r"init_rate: expected a rate, in \(0, 1\), got 1.5; at 0 and at 1",
+    ),
+    "attention over another batch": (
+        lambda: jaxdrop.dot_product_attention(
+            _key(), jnp.ones((2, 3, 1, 4)), *(2 * [jnp.ones((5, 3, 1, 4))]), 0.5
+        ),
+        ValueError,
+        r"key: expected shape \(B, S, K, H\) .* got \(5, 3, 1, 4\) beside \(2, 3, 1, 4\)",
+    ),
     "log_alpha infinite": (
         lambda: jaxdrop.variational_gaussian_dropout(_key(), _X, -np.inf),
         ValueError,

@@ -1,6 +1,7 @@
 """The mask as a value, and its bits against a second implementation."""
 
 import dataclasses
+import hashlib
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdrop import masks
-from jaxdrop.masks import _draw, _rate
+from jaxdrop.masks import _draw, _keys, _rate
 from tests import reference
 from tests.cases import assert_same_bits, data, key
 
@@ -191,3 +192,30 @@ def test_shape_may_be_any_sequence_of_integers():
     expected = masks.sample(key(), 0.5, (40,)).unpack()
     for shape in ([40], (np.int32(40),), np.array([40])):
         assert_same_bits(masks.sample(key(), 0.5, shape).unpack(), expected)
+
+
+def test_words_are_numbered_by_32_bits_and_the_leading_axes_beyond():
+    """Axes are numbered together as long as 32 bits hold them, exactly 2**32 words among them."""
+    position = [np.uint32(2), np.uint32(7)]
+    assert [int(n) for n in _draw.word_numbers((3, 2**32), position)] == [7, 2]
+    most = 2**31 // 12
+    _draw.word_numbers((most, 2**32), position)
+    with pytest.raises(ValueError, match="at most"):
+        _draw.word_numbers((most + 1, 2**32), position)
+
+
+def test_names_give_the_keys_that_they_always_gave():
+    """Eight bytes of SHA-256 over the names as JSON, folded in four by four."""
+    names = ("encoder", 3, "dropout")
+    digest = hashlib.sha256(b'["encoder", "3", "dropout"]').digest()
+    expected = key()
+    for number in np.frombuffer(digest[:8], "<u4"):
+        expected = jax.random.fold_in(expected, int(number))
+    found = _keys.fold_in_names(key(), names)
+    assert (jax.random.key_data(found) == jax.random.key_data(expected)).all()
+
+
+def test_a_mask_that_is_larger_than_the_array_is_refused():
+    mask = masks.sample(key(), 0.5, (4, 1))
+    with pytest.raises(ValueError, match=r"x: expected a shape that the mask's \(4, 1\)"):
+        mask.apply(jnp.ones((1, 5)))

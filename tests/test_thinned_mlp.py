@@ -222,16 +222,16 @@ def test_the_key_is_used_up_and_legacy_ones_are_the_typed_ones():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("groups", [1, 8])
-def test_on_a_mesh_examples_stay_where_they_are(axis_type, groups):
-    layers, x = layers_of(5, 64, 3), data((16, 5))
+@pytest.mark.parametrize(("groups", "shape"), [(1, (16, 5)), (8, (16, 5)), (8, (16, 2, 5))])
+def test_on_a_mesh_examples_stay_where_they_are(axis_type, groups, shape):
+    layers, x = layers_of(5, 64, 3), data(shape)
     mesh = mesh_of((8,), axis_type)
     sharding = jax.NamedSharding(mesh, P("data"))
     place = jax.NamedSharding(mesh, P())
     spread, sharded = jax.tree.map(lambda leaf: put(leaf, place), layers), put(x, sharding)
     call = functools.partial(thinned_mlp, rate=0.5, num_groups=groups)
     y = compiled(call, key(), sharded, spread)(key(), sharded, spread)
-    assert y.sharding.is_equivalent_to(sharding, 2)
+    assert y.sharding.is_equivalent_to(sharding, x.ndim)
     np.testing.assert_allclose(y, call(key(), x, layers), rtol=1e-5, atol=1e-5)
     slopes = jax.jit(jax.grad(lambda x, layers: (call(key(), x, layers) ** 2).sum(), (0, 1)))
     for got, wanted in zip(*map(jax.tree.leaves, (slopes(sharded, spread), slopes(x, layers)))):
