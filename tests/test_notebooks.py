@@ -112,9 +112,14 @@ _BAR = "import tqdm; _ = list(tqdm.tqdm([1]))"
 
 def test_runner_uses_this_interpreter_and_a_fresh_start():
     source = "import os, sys; print(sys.executable, os.environ.get('XLA_FLAGS'), end='')"
-    ran = notebooks.execute(_notebook(source, _BAR), quick=True)
+    ran = notebooks.execute(_notebook(source, _BAR), quick=False)
     assert next(_printed(ran)) == f"{sys.executable} None"
     assert [len(cell.outputs) for cell in notebooks.clean(ran).cells] == [1, 0]
+
+
+def test_short_form_has_the_devices_of_its_reader():
+    source = "import jax; print(jax.device_count(), 'JAXDROP_QUICK' in __import__('os').environ)"
+    assert next(_printed(notebooks.execute(_notebook(source), quick=True))) == "1 True\n"
 
 
 def test_runner_takes_a_warning_for_an_error():
