@@ -24,11 +24,10 @@ _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-# In cells alone: the kernel itself warns while it starts, and while it ends.
+# In cells alone: the kernel itself warns while it starts.
 _WARNINGS_ARE_ERRORS = (
-    "import warnings; events = get_ipython().events; "
-    "events.register('pre_run_cell', lambda info: warnings.simplefilter('error')); "
-    "events.register('post_run_cell', lambda result: warnings.simplefilter('ignore'))"
+    "import warnings; get_ipython().events.register('pre_run_cell', "
+    "lambda info: warnings.simplefilter('error'))"
 )
 
 
