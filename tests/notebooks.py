@@ -24,10 +24,13 @@ _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-# In cells alone: the kernel itself warns while it starts.
+# Most of a short run goes into compiling what then runs for an instant.
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# In cells alone: the kernel itself warns while it starts, and while it ends.
 _WARNINGS_ARE_ERRORS = (
-    "import warnings; get_ipython().events.register('pre_run_cell', "
-    "lambda info: warnings.simplefilter('error'))"
+    "import warnings; events = get_ipython().events; "
+    "events.register('pre_run_cell', lambda info: warnings.simplefilter('error')); "
+    "events.register('post_run_cell', lambda result: warnings.simplefilter('ignore'))"
 )
 
 
@@ -45,6 +48,7 @@ def execute(notebook, *, quick):
             environment.pop(name, None)
         if quick:
             environment["JAXDROP_QUICK"] = "1"
+            environment["XLA_FLAGS"] = COMPILE_FAST
         client = NotebookClient(notebook, km=_manager(folder), timeout=300)
         # A kernel by a manager that it is given, the client would leave running.
         client.execute(cwd=folder, env=environment, cleanup_kc=True)
