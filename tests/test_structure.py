@@ -127,7 +127,8 @@ def test_examples_run(name):
     module = importlib.import_module(name)
     floor = importlib.import_module(".".join(name.split(".")[:2]))
     given = {"jax": jax, "jnp": jnp, "np": np, "nn": nn, "nnx": nnx}
-    names = {"uncertainty": jaxdrop.uncertainty, **vars(floor), **vars(module), **given}
+    public = {each: getattr(floor, each) for each in getattr(floor, "__all__", ())}
+    names = {"uncertainty": jaxdrop.uncertainty, **public, **vars(module), **given}
     finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner()
     for example in finder.find(module, globs=names):
         assert runner.run(example).failed == 0, example.name
