@@ -29,18 +29,7 @@ def _printed(notebook):
             yield output.get("text", "") + output.get("data", {}).get("text/plain", "")
 
 
-# Those whose short form takes less than 10 s; the slow tests run all, in either form.
-_SHORT = ("01", "02", "08", "09")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=() if path.name.startswith(_SHORT) else pytest.mark.slow)
-        for path in notebooks.PATHS
-    ],
-    ids=lambda path: path.stem,
-)
+@every
 def test_notebook_runs_short(path):
     notebooks.execute(notebooks.read(path), quick=True)
 
