@@ -3,6 +3,7 @@
 And how many calls Hypothesis draws: the same ones in every run, others in a thorough one.
 """
 
+import gc
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 
 import hypothesis
 import jax
+import pytest
 
 # A user may switch on any of these, so none of them may find fault with the library.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -24,3 +26,11 @@ hypothesis.settings.register_profile(
     "thorough", max_examples=336, database=None, deadline=None, print_blob=True
 )
 hypothesis.settings.load_profile("fast")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled():
+    """What a module leaves behind lives on in JAX's caches: later collections pass over it."""
+    yield
+    gc.collect()
+    gc.freeze()
