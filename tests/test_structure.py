@@ -31,6 +31,7 @@ _FLOORS = {
 }
 _OPTIONAL = {"matplotlib", "optax", "sklearn", "tqdm", "scipy", "chex"}
 _PROGRAM = {"__main__.py", "_demo.py"}
+_OF_FLAX = {"parent", "name", "args", "kwargs"}  # every module's
 _MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages([str(_PACKAGE)], "jaxdrop.")
@@ -111,14 +112,16 @@ def test_every_public_name_is_explained(path):
     thing = getattr(importlib.import_module(module), name)
     text = inspect.getdoc(thing)
     assert text and len(text.splitlines()[0]) <= 100
-    if inspect.isfunction(thing):
-        arguments = [name.lstrip("*") for name in inspect.signature(thing).parameters]
-        for argument in arguments:
-            assert re.search(rf"^    \*{{0,2}}{argument}: ", text, re.MULTILINE), argument
+    arguments = [name.lstrip("*") for name in inspect.signature(thing).parameters]
+    if inspect.isclass(thing):
+        assert "Attributes:" in text or "Args:" in text
+        text += "\n" + (inspect.getdoc(thing.__init__) or "")
+        arguments = [name for name in arguments if name not in _OF_FLAX]
+    else:
         assert "Returns:" in text or "Yields:" in text
         assert "Example:" in text
-    else:
-        assert "Attributes:" in text or "Args:" in text
+    for argument in arguments:
+        assert re.search(rf"^    \*{{0,2}}{argument}: ", text, re.MULTILINE), argument
 
 
 @pytest.mark.slow
