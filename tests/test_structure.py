@@ -130,7 +130,7 @@ def test_examples_run(name):
     module = importlib.import_module(name)
     floor = importlib.import_module(".".join(name.split(".")[:2]))
     given = {"jax": jax, "jnp": jnp, "np": np, "nn": nn, "nnx": nnx}
-    public = {each: getattr(floor, each) for each in getattr(floor, "__all__", ())}
+    public = {each: getattr(floor, each) for each in floor.__all__}
     names = {"uncertainty": jaxdrop.uncertainty, **public, **vars(module), **given}
     finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner()
     for example in finder.find(module, globs=names):

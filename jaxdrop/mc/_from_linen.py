@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import numbers
 from typing import Any
@@ -22,7 +21,7 @@ from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinenFn:
+class LinenFn(_options.ModelFn):
     """``fn(key, *args, **kwargs)`` of a linen model with its dropout on; made by `from_linen`."""
 
     variables: Any
@@ -31,12 +30,6 @@ class LinenFn:
     method: Any = dataclasses.field(metadata={"static": True})
     sites: Any = dataclasses.field(metadata={"static": True})
     shared_masks: bool = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, key, *args, **kwargs):
-        run = functools.partial(self._run, key)
-        if self.shared_masks:
-            return _options.by_example(run, args, kwargs)
-        return run(*args, **kwargs)
 
     def _run(self, key, *args, **kwargs):
         # Both streams: where a lifted transform does not hand "dropout" down, or a module names a

@@ -1,7 +1,6 @@
 """An nnx model with its dropout on, as a function; whoever imports this file loads ``flax.nnx``."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -15,19 +14,13 @@ from jaxdrop.nnx._replace import replaced
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class NnxFn:
+class NnxFn(_options.ModelFn):
     """``fn(key, *args, **kwargs)`` of an nnx model with its dropout on; made by `from_nnx`."""
 
     state: Any
     rate: Any
     graph: Any = dataclasses.field(metadata={"static": True})
     shared_masks: bool = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, key, *args, **kwargs):
-        run = functools.partial(self._run, key)
-        if self.shared_masks:
-            return _options.by_example(run, args, kwargs)
-        return run(*args, **kwargs)
 
     def _run(self, key, *args, **kwargs):
         model = nnx.merge(self.graph, self.state, copy=True)

@@ -45,7 +45,23 @@ def check_override(rate):
     return rate
 
 
-def by_example(call, args, kwargs):
+class ModelFn:
+    """A model as a function of a key: one pass, `_run`, or one for each example of a call."""
+
+    shared_masks: bool
+
+    def __call__(self, key, *args, **kwargs):
+        run = functools.partial(self._run, key)
+        if self.shared_masks:
+            return _by_example(run, args, kwargs)
+        return run(*args, **kwargs)
+
+    def _run(self, key, *args, **kwargs):
+        """One pass; what it is, each adapter says."""
+        raise NotImplementedError
+
+
+def _by_example(call, args, kwargs):
     """``call(*args, **kwargs)`` for each example on its own, all with what ``call`` closes over.
 
     What is drawn does not depend on the example, so it is drawn once, for all of them.
