@@ -9,13 +9,14 @@ chromium``, or the path of one that is there).
 import argparse
 import functools
 import http.server
+import itertools
 import pathlib
 import sys
 import threading
 
 from playwright.sync_api import sync_playwright
 
-_SCREENS = {"desktop": (1280, 800), "phone": (390, 844)}
+_SCREENS = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 _PICTURES_WITHOUT_PIXELS = (
     "[...document.images].filter(one => !one.complete || !one.naturalWidth).map(one => one.src)"
 )
@@ -34,52 +35,58 @@ def _serve(site):
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def faults(site, chromium=None, pictures=None):
+def _listen(page):
+    """A list that fills with what the page says on its console, and with what does not load."""
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("requestfailed", lambda request: said.append(f"{request.failure} {request.url}"))
+
+    def answered(answer):
+        if answer.status >= 400:
+            said.append(f"{answer.status} {answer.url}")
+
+    page.on("response", answered)
+    return said
+
+
+def _look(page, url, said):
+    """What is wrong with one page."""
+    said.clear()
+    page.goto(url, wait_until="networkidle")
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    yield from said
+    yield from (f"no pixels: {picture}" for picture in page.evaluate(_PICTURES_WITHOUT_PIXELS))
+    if (wide := page.evaluate(_WIDTH)) > page.viewport_size["width"]:
+        yield f"{wide} pixels wide"
+
+
+def faults(site, pages, chromium=None, pictures=None):
     """What is wrong with the pages.
 
     Args:
         site: folder of the built pages.
+        pages: their paths in it.
         chromium: path of the browser; None for playwright's own.
         pictures: folder for a picture of each page, or None.
 
     Yields:
         A line for each fault.
     """
-    site = pathlib.Path(site)
-    pages = [path.relative_to(site) for path in sorted(site.rglob("*.html"))]
     address = _serve(site)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, (width, height) in _SCREENS.items():
-            for scheme in ("light", "dark"):
-                page = browser.new_page(
-                    viewport={"width": width, "height": height}, color_scheme=scheme
-                )
-                said = []
-                page.on("console", lambda message, said=said: said.append(message.text))
-                page.on("pageerror", lambda error, said=said: said.append(str(error)))
-                page.on(
-                    "response",
-                    lambda answer, said=said: (
-                        said.append(f"{answer.status} {answer.url}")
-                        if answer.status > 399
-                        else None
-                    ),
-                )
-                for path in pages:
-                    page.goto(f"{address}/{path}", wait_until="networkidle")
-                    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-                    missing = page.evaluate(_PICTURES_WITHOUT_PIXELS)
-                    found = [*said, *(f"no pixels: {picture}" for picture in missing)]
-                    if (wide := page.evaluate(_WIDTH)) > width:
-                        found.append(f"{wide} pixels wide")
-                    said.clear()
-                    yield from (f"{path}, {name}, {scheme}: {fault}" for fault in found)
-                    if pictures:
-                        file = f"{'-'.join(path.with_suffix('').parts)}-{name}-{scheme}.png"
-                        page.evaluate("window.scrollTo(0, 0)")
-                        page.screenshot(path=pathlib.Path(pictures) / file, full_page=True)
-                page.close()
+        for screen, scheme in itertools.product(_SCREENS, ("light", "dark")):
+            page = browser.new_page(viewport=_SCREENS[screen], color_scheme=scheme)
+            said = _listen(page)
+            for path in pages:
+                for fault in _look(page, f"{address}/{path}", said):
+                    yield f"{path}, {screen}, {scheme}: {fault}"
+                if pictures:
+                    file = f"{'-'.join(path.with_suffix('').parts)}-{screen}-{scheme}.png"
+                    page.evaluate("window.scrollTo(0, 0)")
+                    page.screenshot(path=pathlib.Path(pictures) / file, full_page=True)
+            page.close()
         browser.close()
 
 
@@ -90,9 +97,10 @@ def main():
     parser.add_argument("--chromium", help="path of the browser; playwright's own if left out")
     parser.add_argument("--pictures", help="folder for a picture of each page")
     given = parser.parse_args()
-    found = list(faults(given.site, given.chromium, given.pictures))
-    pages = len(list(pathlib.Path(given.site).rglob("*.html")))
-    print("\n".join([*found, f"{pages} pages, {len(found)} faults"]))
+    site = pathlib.Path(given.site)
+    pages = [path.relative_to(site) for path in sorted(site.rglob("*.html"))]
+    found = list(faults(site, pages, given.chromium, given.pictures))
+    print("\n".join([*found, f"{len(pages)} pages, {len(found)} faults"]))
     sys.exit(bool(found))
 
 
