@@ -151,8 +151,9 @@ class NoiseCase(NamedTuple):
         noise_shape: 1 where entries share their noise, else as ``shape``.
         kwargs: further arguments of ``fn``.
         level: a rate, or what the function takes in its place.
-        equation: the result from x, uniform numbers and the level, in float64 (the paper's).
+        equation: the result from x, the noise and the level, in float64 (the paper's).
         distribution: of the result where x is 1, from the level; a SciPy one.
+        noise: the noise of the reference, from the words of a key and a shape.
     """
 
     name: str
@@ -163,6 +164,7 @@ class NoiseCase(NamedTuple):
     level: float
     equation: Callable
     distribution: Callable
+    noise: Callable = reference.normal
 
     def call(self, key, x, level=None, deterministic=False):
         level = self.level if level is None else level
@@ -183,7 +185,7 @@ NOISE_CASES = (
               reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
     # At the default temperature most results are one of two numbers, and have no density.
     NoiseCase("concrete", _F.concrete_dropout, (64, 40), (64, 40), {"temperature": 1.0}, -0.8,
-              reference.concrete_dropout, reference.Concrete),
+              reference.concrete_dropout, reference.Concrete, reference.uniform),
     NoiseCase("variational_gaussian", _F.variational_gaussian_dropout, (16, 5, 32), (16, 5, 32),
               {}, -1.2, reference.variational_gaussian_dropout,
               lambda log_alpha: stats.norm(1, np.exp(log_alpha / 2))),

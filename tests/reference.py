@@ -1,16 +1,13 @@
 """The draw once more, slowly, in NumPy and exact fractions; it shares no code with the library.
 
-Entry by entry: its 32-bit integer u is put together from the planes, whose bits are those of u
-complemented, and it is dropped if u lies below the threshold t: with probability t / 2**32.
+Entry by entry: its 32-bit integer u is put together from the planes, and it is dropped if u lies
+below the threshold t: with probability t / 2**32.
 """
 
 import math
 from fractions import Fraction
 
 import numpy as np
-from scipy import stats
-
-_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 
 def threshold(rate, least_bits=16):
@@ -50,28 +47,30 @@ ALPHA = {
 }
 
 
-def threefry2x32(key, counter):
-    """Threefry-2x32 with 20 rounds on pairs of uint32 arrays (Salmon et al. 2011)."""
-    schedule = (*key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
-    x, y = counter[0] + schedule[0], counter[1] + schedule[1]
-    for number in range(20):
-        bits = np.uint32(_ROTATIONS[number % 8])
-        x = x + y
-        y = ((y << bits) | (y >> (np.uint32(32) - bits))) ^ x
-        if number % 4 == 3:
-            turn = number // 4 + 1
-            x = x + schedule[turn % 3]
-            y = y + schedule[(turn + 1) % 3] + np.uint32(turn)
-    return x, y
+def philox4x32(key, counter):
+    """Philox-4x32 with 10 rounds (Salmon et al. 2011, section 4.3), in products of 64 bits."""
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    key = [np.asarray(word, np.uint64) for word in key]
+    x = [np.asarray(word, np.uint64) for word in counter]
+    for _ in range(10):
+        first, second = x[0] * np.uint64(0xD2511F53), x[2] * np.uint64(0xCD9E8D57)
+        x = [
+            second >> shift ^ x[1] ^ key[0],
+            second & mask,
+            first >> shift ^ x[3] ^ key[1],
+            first & mask,
+        ]
+        key = [key[0] + np.uint64(0x9E3779B9) & mask, key[1] + np.uint64(0xBB67AE85) & mask]
+    return tuple(word.astype(np.uint32) for word in x)
 
 
 def cipher_key(words):
     """The two words that the draw is keyed with, from those of a key of any implementation."""
     words = np.pad(np.asarray(words, np.uint32), (0, len(words) % 2))
-    pairs = words.reshape(-1, 2, 1)  # arrays of one: NumPy warns where a scalar wraps
+    pairs = words.reshape(-1, 2, 1)
     key = pairs[0]
     for pair in pairs[1:]:
-        key = threefry2x32(key, pair)
+        key = philox4x32(key, (*pair, 0, 2))[:2]
     return np.ravel(key)
 
 
@@ -80,7 +79,7 @@ def packed_axes(shape):
     rank = len(shape)
     order = [rank - 2, rank - 1, *reversed(range(max(rank - 2, 0)))]
     for axis in order:
-        if axis >= 0 and shape[axis] % 32 == 0:
+        if axis > 0 and shape[axis] % 32 == 0:
             return axis, axis + 1
     for start in reversed(range(1, rank)):
         size = math.prod(shape[start:])
@@ -103,24 +102,43 @@ def places(shape):
 def integers(key_words, shape):
     """The uniform 32-bit integer of each entry."""
     number, lane = places(shape)
-    key_words = np.asarray(key_words, np.uint32)[:, None]
     u = np.zeros(shape, np.uint32)
-    for plane in range(0, 32, 2):
-        counter = np.full(number.size, 2**31 + plane // 2, np.uint32)
-        pair = threefry2x32(tuple(key_words), (number.ravel(), counter))
-        for offset, words in enumerate(pair):
+    for block in range(8):
+        for offset, words in enumerate(philox4x32(key_words, (number.ravel(), 0, block, 0))):
             bit = words.reshape(shape) >> lane & np.uint32(1)
-            u |= bit << np.uint32(31 - plane - offset)
-    return ~u
+            u |= bit << np.uint32(31 - 4 * block - offset)
+    return u
+
+
+def blocks(key_words, shape):
+    """Four words for each entry, those that four neighbours along the last axis share.
+
+    And the place of the entry among the four.
+    """
+    *rows, last = shape or (1,)
+    row, place = np.indices((math.prod(rows), last))
+    words = philox4x32(key_words, (row * math.ceil(last / 4) + place // 4, 0, 0, 1))
+    return [word.reshape(shape) for word in words], (place % 4).reshape(shape)
+
+
+def entry_integers(key_words, shape):
+    """The uniform 32-bit integer of each entry that has one of its own."""
+    words, place = blocks(key_words, shape)
+    return np.choose(place, words)
 
 
 def uniform(key_words, shape):
-    """Uniform numbers in (0, 1), float64: 24 bits of one block of the cipher for each entry."""
-    size = math.prod(shape)
-    key_words = np.asarray(key_words, np.uint32)[:, None]
-    counter = np.arange(size, dtype=np.uint32), np.full(size, 2**30, np.uint32)
-    integers, _ = threefry2x32(tuple(key_words), counter)
-    return ((integers.reshape(shape) >> np.uint32(8)) | np.uint32(1)) / 2**24
+    """Uniform numbers in (0, 1), float64: 24 bits of each entry's integer."""
+    return ((entry_integers(key_words, shape) >> np.uint32(8)) | np.uint32(1)) / 2**24
+
+
+def normal(key_words, shape):
+    """Standard normal numbers, float64, by the formula of Box and Muller (1958)."""
+    words, place = blocks(key_words, shape)
+    radius, angle = (np.choose(place // 2, (words[i], words[i + 2])) for i in (0, 1))
+    share = (radius.astype(np.float64) + 0.5) / 2**32
+    turns = angle / 2**32 + place / 4
+    return np.sqrt(-2 * np.log(share)) * np.cos(2 * np.pi * turns)
 
 
 def keep(key_words, rate, shape, least_bits=16):
@@ -155,16 +173,16 @@ def keep_of_blocks(key_words, rate, shape, block):
     return kept
 
 
-# Equations of continuous noise, from x, uniform numbers u and the level.
+# Equations of continuous noise, from x, the noise (normal numbers z or uniform ones u) and the level.
 
 
-def gaussian_dropout(x, u, rate):
+def gaussian_dropout(x, z, rate):
     """Srivastava et al. 2014, section 10."""
-    return x * (1 + np.sqrt(rate / (1 - rate)) * stats.norm.ppf(u))
+    return x * (1 + np.sqrt(rate / (1 - rate)) * z)
 
 
-def gaussian_noise(x, u, stddev):
-    return x + stats.norm.ppf(u, scale=stddev)
+def gaussian_noise(x, z, stddev):
+    return x + stddev * z
 
 
 def concrete_dropout(x, u, rate_logit, temperature=1.0):
@@ -187,6 +205,6 @@ class Concrete:
         return 1 - (1 - self.rate) * z / (self.rate + (1 - 2 * self.rate) * z)
 
 
-def variational_gaussian_dropout(x, u, log_alpha):
+def variational_gaussian_dropout(x, z, log_alpha):
     """Kingma, Salimans & Welling 2015, section 3.1."""
-    return x * (1 + np.sqrt(np.exp(log_alpha)) * stats.norm.ppf(u))
+    return x * (1 + np.sqrt(np.exp(log_alpha)) * z)

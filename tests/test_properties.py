@@ -107,6 +107,6 @@ def test_noise_is_that_of_the_reference(drawn):
     case, seed = drawn
     x = jnp.ones(case.shape, jnp.float32)
     y = case.call(jax.random.key(seed), x)
-    u = reference.uniform(jax.random.key_data(jax.random.key(seed)), case.noise_shape)
-    exact = case.equation(np.ones(case.shape), u, case.level)
+    noise = case.noise(jax.random.key_data(jax.random.key(seed)), case.noise_shape)
+    exact = case.equation(np.ones(case.shape), noise, case.level)
     np.testing.assert_allclose(y, exact, rtol=1e-4, atol=2e-5)

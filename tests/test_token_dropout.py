@@ -36,10 +36,8 @@ def drop(key, x=X, rate=RATE, **arguments):
 def by_reference(key_words, shape, num_drawn, prefix, ordered):
     """Places of the tokens with the smallest integers, in NumPy."""
     batch, length = shape[0], shape[1] - prefix
-    number = np.arange(batch * length, dtype=np.uint32)
-    words = tuple(np.asarray(key_words, np.uint32)[:, None])
-    integers, _ = reference.threefry2x32(words, (number, np.full_like(number, 2**30)))
-    drawn = np.argsort(integers.reshape(batch, length), axis=1, kind="stable")[:, :num_drawn]
+    integers = reference.entry_integers(key_words, (batch, length))
+    drawn = np.argsort(integers, axis=1, kind="stable")[:, :num_drawn]
     if ordered:
         drawn = np.sort(drawn, axis=1)
     first = np.broadcast_to(np.arange(prefix), (batch, prefix))

@@ -63,7 +63,7 @@ def test_kl_is_stable_and_pulls_the_noise_up():
 @pytest.mark.parametrize("shape", [(), (40,), SHAPE], ids=str)
 def test_gradient_of_the_variance_is_that_of_differences(shape):
     """In float64, of the function itself and of the equation of the paper on the same noise."""
-    u = reference.uniform(jax.random.key_data(key()), SHAPE)
+    z = reference.normal(jax.random.key_data(key()), SHAPE)
     with jax.enable_x64(True):
         x = data(SHAPE, jnp.float64)
         weight = data(SHAPE[::-1], jnp.float64).T
@@ -74,7 +74,7 @@ def test_gradient_of_the_variance_is_that_of_differences(shape):
             return jnp.vdot(weight, variational_gaussian_dropout(key(), x, log_alpha))
 
         def theirs(log_alpha):
-            y = reference.variational_gaussian_dropout(np.asarray(x), u, log_alpha)
+            y = reference.variational_gaussian_dropout(np.asarray(x), z, log_alpha)
             return np.vdot(weight, y)
 
         slope = np.vdot(jax.jit(jax.grad(loss))(log_alpha), step)

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from jaxdrop import masks
-from jaxdrop.masks._draw import cipher_words
+from jaxdrop.masks._draw import cipher_key
 from jaxdrop.masks._window import Window, draw_window
 from tests import reference
 from tests.cases import OTHER_KEYS, key
@@ -35,7 +35,7 @@ each_shape = pytest.mark.parametrize(("shape", "sizes"), SHAPES.values(), ids=SH
 def windows(key, traced_rate, starts, *, shape, size, rate=None):
     """Windows at all starts, which are traced, beside each other."""
     rate = traced_rate if rate is None else rate
-    words = cipher_words(key, rate)
+    words = cipher_key(key, rate)
     _, (keep, keep_prob) = jax.lax.scan(
         lambda _, start: (None, draw_window(words, rate, Window(shape, start, size))), None, starts
     )
@@ -63,7 +63,7 @@ def test_windows_may_start_anywhere(shape, sizes):
 
     @jax.jit
     def draw(key, start):
-        return draw_window(cipher_words(key, 0.1), 0.1, Window(shape, start, size))
+        return draw_window(cipher_key(key, 0.1), 0.1, Window(shape, start, size))
 
     for start in range(0, shape[-1], 3):
         keep, _ = draw(key(), start)
@@ -112,7 +112,7 @@ def test_ends_and_rates_of_few_bits_or_many(rate):
 @pytest.mark.parametrize("shape", [(4, 64, 4096), (4, 5, 4096)])
 def test_nothing_larger_than_the_window_is_drawn(shape):
     window = jax.jit(
-        lambda key, start: draw_window(cipher_words(key, RATE), RATE, Window(shape, start, 128))[0]
+        lambda key, start: draw_window(cipher_key(key, RATE), RATE, Window(shape, start, 128))[0]
     )
     with jax.debug_key_reuse(False):
         program = window.lower(key(), 256).compile()
@@ -127,7 +127,7 @@ def test_nothing_larger_than_the_window_is_drawn(shape):
 @pytest.mark.parametrize("shape", [(8, 16, 32, 40), (8, 16, 5, 96), (8, 16, 3, 9)])
 def test_leading_axes_may_be_split(axis_type, shape):
     def window(key, x, start):
-        keep, _ = draw_window(cipher_words(key, RATE), RATE, Window(shape, start, 8), like=x)
+        keep, _ = draw_window(cipher_key(key, RATE), RATE, Window(shape, start, 8), like=x)
         return jnp.where(keep, x, 0)
 
     x = put(np.ones((*shape[:-1], 8), np.float32), placement(shape[:2], "both", axis_type))

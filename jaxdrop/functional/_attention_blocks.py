@@ -52,7 +52,7 @@ class Fixed(NamedTuple):
 
 def attend_blocks(settings: Settings, arrays: Arrays, limits: Limits, dropout_key, rate):
     """(B, N, T, H) in float32 or wider."""
-    cipher_key = None if settings.mode == "none" else _draw.cipher_words(dropout_key, rate)
+    cipher_key = None if settings.mode == "none" else _draw.cipher_key(dropout_key, rate)
     rate = None if settings.rate is not None else lax.stop_gradient(rate)
     fixed = Fixed(limits, cipher_key, rate, None)
     if settings.mode == "keys":

@@ -1,16 +1,16 @@
 """The one place that draws bits: packed words whose bits are 1 with an exact probability.
 
-Bit-slicing. A word holds the decisions of 32 entries, and an entry is dropped when a uniform
-32-bit integer u lies below the threshold t. Compare from the least to the most significant bit,
-w being the plane of that bit of all 32 u's: where the bit of t is 1, ``keep & w`` holds what is
-still "u >= t"; where it is 0, ``keep | w``. A uniform bit and its complement are the same to us:
-the planes below are the complements of w. Those below the last set bit of t cost nothing.
+Bit-slicing. A word holds the decisions of 32 entries, and an entry is dropped if a uniform 32-bit
+integer u lies below the threshold t. Plane b of a word holds bit b of its 32 integers. Compare from
+the least to the most significant plane w: where the bit of t is 1, ``keep & w`` holds what is still
+"u >= t"; where it is 0, ``keep | w``. Planes below the last set bit of t cost nothing.
 
-Plane 31 - 2 p and plane 30 - 2 p of word number i are the two words of the Threefry-2x32 block
-with the counter (i, p), so that a word depends on the key, its number and the threshold alone:
-not on who else is drawn, in what order, or where.
+Planes 31 - 4 p to 28 - 4 p of word number i are the four words of the Philox-4x32 block with the
+counter (i's low word, i's high word, p, 0). So a word depends on the key, its number and the
+threshold alone: not on who else is drawn, in what order, or where.
 """
 
+import functools
 import math
 
 import jax
@@ -19,16 +19,13 @@ import numpy as np
 from jax import lax
 
 from jaxdrop.masks import _keys, _rate, _sharding
-from jaxdrop.masks._layout import Layout, pack
+from jaxdrop.masks._layout import Layout, entry_layout, is_known, pack
+from jaxdrop.masks._philox import philox4x32, product_of_halves
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
-_PAIRS = 12  # of planes: the threshold has 24 bits at most
-# jax.random counts its blocks from 0 in both counter words: the top bit keeps ours apart.
-_DOMAIN = np.uint32(1 << 31)
-_ENTRY_DOMAIN = np.uint32(1 << 30)  # of whole numbers for each entry
-# From here on two threads draw faster than one, the cost of waking them included.
-_MANY_WORDS = 1 << 16
+_PLANES = 4  # of a block
+_MOST_PLANES = 24  # of a threshold
+# The last word of a counter says what the block is for.
+_MASKS, _ENTRIES, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
 
 
 def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
@@ -41,40 +38,40 @@ def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
         sharding: sharding of the mask on an Explicit mesh, or None.
         least_bits: of the threshold.
     """
-    words, used = _keys.words(key)
     sharding = _sharding.words_sharding(layout, sharding)
-    numbers = _word_numbers(layout.words_shape, sharding)
-    used = _counted(used, rate)
-    return compare(_cipher_key(words), numbers, rate, layout, sharding, least_bits, used=used)
+    numbers = _all_numbers(layout.words_shape, sharding)
+    return draw_planes(cipher_key(key, rate), numbers, rate, layout, sharding, least_bits)
 
 
-def cipher_words(key, rate):
-    """The two words that stand for a key in `compare`, as one array; uses the key up."""
-    words, used = _keys.words(key)
-    stacked, used = jnp.stack(_cipher_key(words)), _counted(used, rate)
-    return stacked if used is None else stacked ^ (used & np.uint32(0))
+def cipher_key(key, rate):
+    """The two words that key the cipher, from a key of any implementation; uses the key up.
 
-
-def _counted(used, rate):
-    """What a result has to depend on for the use of the key to be seen, or None.
-
-    Seen by the newest jax only if the result depends on it; with a static rate it sees it anyway,
-    and takes a use in the result for a second one where checkpoint computes again.
+    A key of two words is taken as it is. JAX's own bits of the other implementations are dearer,
+    differ between backends, and under vmap those of rbg keys depend on the whole batch.
     """
-    return None if isinstance(rate, float) else used
+    words, consumed = _keys.words(key)
+    words = [*words, np.uint32(0)] if len(words) % 2 else words
+    pair = words[0], words[1]
+    for more in zip(words[2::2], words[3::2]):
+        pair = philox4x32(pair, (*more, np.uint32(0), _KEYS))[:2]
+    if isinstance(rate, float):
+        # The key-reuse checker of the newest jax counts a use only if the result depends on it.
+        # With a static rate it already does, and a second dependency would be reported as reuse
+        # when checkpoint recomputes.
+        return pair
+    return pair[0] ^ (consumed & np.uint32(0)), pair[1]
 
 
-def compare(cipher_key, numbers, rate, layout, sharding, least_bits=16, used=None, align=None):
+def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, align=None):
     """Packed words of ``layout`` from the planes of the words with these numbers.
 
     Args:
-        cipher_key: two uint32 scalars.
+        cipher_key: from `cipher_key`.
         numbers: of the words that are hashed, as `word_numbers` gives them.
         rate: as in `keep_words`.
         layout: of the result.
         sharding: of the result's words on an Explicit mesh, or None.
         least_bits: of the threshold.
-        used: a uint32 that the result is to depend on, or None.
         align: from a plane of the words that are hashed to one of the result's, or None.
     """
     if isinstance(rate, float):
@@ -84,133 +81,186 @@ def compare(cipher_key, numbers, rate, layout, sharding, least_bits=16, used=Non
             rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
             rate = _sharding.whole_runs(rate, layout)
         limit, everything = _rate.threshold(rate, least_bits=least_bits)
-    (key0, key1), (low, high) = cipher_key, numbers
-    high = high * np.uint32(_PAIRS) + _DOMAIN
-    threaded = math.prod(layout.words_shape) >= _MANY_WORDS
+    blocks = -(-_num_planes(limit) // _PLANES)
+    bit_of = _limit_planes(limit, _PLANES * blocks, layout)
 
-    def step(i, keep):
-        pair = pairs - 1 - (_on_all_threads(i) if threaded else i)
-        planes = threefry2x32(key0, key1, low, high + jnp.uint32(pair))
-        first, second = planes if align is None else map(align, planes)
-        for plane, shift in ((second, 30 - 2 * pair), (first, 31 - 2 * pair)):
-            bit = _bit_words(limit >> jnp.uint32(shift) & np.uint32(1), layout)
-            keep = (keep & ~plane) | (~bit & (keep | ~plane))
+    def step(i, keep, cipher):
+        block = blocks - 1 - i
+        planes = cipher(cipher_key, (*numbers, jnp.asarray(block, jnp.uint32), _MASKS))
+        for number, plane in reversed(list(enumerate(planes))):
+            bit = bit_of(_PLANES * block + number)
+            plane = plane if align is None else align(plane)
+            keep = keep & plane | ~bit & (keep | plane)
         return keep
 
-    # Inside shard_map the carry has to vary over the mesh axes that key and rate vary over.
-    varying = key0 | limit.sum(dtype=jnp.uint32)
-    if used is not None:
-        varying = varying | used
-    ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ (varying & np.uint32(0))
+    # Inside shard_map the words have to vary over the mesh axes that key and rate vary over.
+    varying = (cipher_key[0] | limit.sum(dtype=jnp.uint32)) & np.uint32(0)
+    ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ varying
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
-    pairs = _pairs(limit)
-    keep = lax.fori_loop(0, pairs, step, ones)
+    keep = _repeat(blocks, step, ones)
     if isinstance(rate, float):
         return jnp.zeros_like(keep) if everything else keep
     return keep & ~_bit_words(everything, layout)
 
 
+def entries(key, shape, sharding, value_of):
+    """``value_of(words, place)`` for each entry of ``shape``, in a dtype of 32 bits.
+
+    Runs of four entries along the last axis share a block: ``words`` are its four words, ``place``
+    is that of the entry among them.
+
+    Args:
+        key: one PRNG key, which this call consumes.
+        shape: of the entries.
+        sharding: of an array of ``shape`` on an Explicit mesh, or None.
+        value_of: element-wise function of four uint32 arrays and one.
+    """
+    layout = entry_layout(shape)
+    axis = layout.start
+
+    def values(cipher, key, where, place):
+        counter = *word_numbers(layout.words_shape, where), np.uint32(0), _ENTRIES
+        return value_of(cipher(key, counter), place)
+
+    def by_entries(*key, cipher=_cipher):
+        where = iotas(shape or (1,), sharding)
+        place = where[axis] & np.uint32(3)
+        where[axis] = where[axis] >> np.uint32(2)
+        return lax.reshape(values(cipher, key, where, place), shape, out_sharding=sharding)
+
+    def by_blocks(*key):
+        words_sharding = _sharding.words_sharding(layout, sharding)
+        spread, whole = _sharding.unpacked_shardings(layout, words_sharding)
+        blocks = layout.words_shape[axis]
+        *where, place = iotas(layout.run(blocks, 4), spread)
+        found = values(_cipher, key, where, place)
+        found = lax.reshape(found, layout.run(4 * blocks), out_sharding=whole)
+        found = lax.reshape(
+            lax.slice_in_dim(found, 0, layout.size, axis=axis), shape, out_sharding=whole
+        )
+        return found if sharding is None else jax.sharding.reshard(found, sharding)
+
+    # One thread of a GPU computes four neighbours, and its compiler computes their block once, if
+    # it sees that it is the same. A TPU would spread an axis of four over 128 lanes.
+    return lax.platform_dependent(
+        *cipher_key(key, None),
+        cpu=by_entries,
+        cuda=by_blocks,
+        rocm=by_blocks,
+        default=functools.partial(by_entries, cipher=_cipher_of_halves),
+    )
+
+
 def entry_integers(key, shape, sharding=None):
-    """A uniform uint32 for each entry of ``shape``: the first word of a block of its own."""
-    words, used = _keys.words(key)
-    low, high = _word_numbers(shape, sharding)
-    first, _ = threefry2x32(*_cipher_key(words), low, high + _ENTRY_DOMAIN)
-    return first ^ (used & np.uint32(0))
+    """A uniform uint32 for each entry of ``shape``."""
+    return entries(key, shape, sharding, word_at)
 
 
-def _cipher_key(words):
-    """Two words from those of a key of any implementation; those of a threefry2x32 key as they are.
-
-    JAX's own bits of the others are dearer, differ between backends, and under vmap those of rbg
-    keys depend on the whole batch.
-    """
-    words = [*words, np.uint32(0)] if len(words) % 2 else words
-    cipher_key = words[0], words[1]
-    for more in zip(words[2::2], words[3::2]):
-        cipher_key = threefry2x32(*cipher_key, *more)
-    return cipher_key
+def word_at(words, place):
+    """Of four words, the one at this place."""
+    first, second, third, fourth = words
+    upper, odd = place >= np.uint32(2), (place & np.uint32(1)) != np.uint32(0)
+    return jnp.where(upper, jnp.where(odd, fourth, third), jnp.where(odd, second, first))
 
 
-def _on_all_threads(i):
-    """The counter ``i`` of a loop, in such a way that XLA runs the loop on all threads of a CPU.
+# Traced once for all blocks of a shape.
+_cipher = jax.jit(philox4x32)
+_cipher_of_halves = jax.jit(functools.partial(philox4x32, product=product_of_halves))
 
-    The XLA of jax 0.12 takes every loop of element-wise operations for a small one and compiles it
-    into a function for one thread, twice as slow on two cores; one that holds a sort is spared.
+
+def _repeat(count, step, start):
+    """``step(i, words, cipher)`` for each i below ``count``: written out, or in a loop on a TPU.
+
+    On a GPU every trip of a loop costs several launches, on a CPU the loop is slower too. But the
+    compiler of a TPU takes a minute for steps that are written out.
     """
 
-    def sorted_first(i):
-        return lax.sort(jnp.stack([i, jnp.full_like(i, np.iinfo(np.int32).max)]))[0]
+    def written_out(words):
+        for i in range(count):
+            words = step(i, words, _cipher)
+        return words
 
-    return lax.platform_dependent(i, cpu=sorted_first, default=lambda i: i)
+    def loop(words):
+        # A loop of one step would be written out, unless its length is not known.
+        length = lax.optimization_barrier(np.int32(1)) if count == 1 else count
+        return lax.fori_loop(0, length, lambda i, words: step(i, words, _cipher_of_halves), words)
+
+    return _stored(
+        lax.platform_dependent(start, cpu=written_out, cuda=written_out, rocm=written_out, default=loop)
+    )
 
 
-def _pairs(limit):
-    """Number of plane pairs down to the last set bit of the threshold, at most `_PAIRS`."""
-    if isinstance(limit, np.ndarray):
-        trailing = 32 if limit == 0 else (int(limit) & -int(limit)).bit_length() - 1
-        # XLA unrolls a loop of one step, then fuses the hash into the element-wise consumer and
-        # computes it again for every entry. The planes of a second step change no bit.
-        return max(2, (33 - trailing) // 2)
-    if limit.ndim:
-        return _PAIRS  # the largest over all entries would cost a collective on a sharded rate
-    trailing = lax.population_count((limit & (np.uint32(0) - limit)) - np.uint32(1))
-    return ((33 - trailing.astype(jnp.int32)) // 2).astype(jnp.int32)
+def _stored(words):
+    """The words, on a CPU behind a loop that never runs, since XLA does not fuse across a loop.
+
+    Else it fuses the draw into what applies the words, and computes each of them 32 times. Before
+    jax 0.12 an optimization barrier alone does not hinder it.
+    """
+
+    def behind_loop(words):
+        never = lax.optimization_barrier(np.uint32(0))
+        state = lax.while_loop(lambda s: s[0] > np.uint32(1), lambda s: (s[0], ~s[1]), (never, words))
+        return state[1]
+
+    return lax.platform_dependent(words, cpu=behind_loop, default=lambda words: words)
+
+
+def _num_planes(limit):
+    """Number of planes down to the last set bit of the threshold."""
+    if not isinstance(limit, np.ndarray):
+        return _MOST_PLANES
+    return 33 - (int(limit) & -int(limit)).bit_length() if limit else 0
+
+
+def _limit_planes(limit, count, layout):
+    """A function of i that gives bit 31 - i of the threshold as words, for i below ``count``."""
+    if limit.ndim == 0:
+        return lambda i: _bit_words(limit >> (np.uint32(31) - jnp.asarray(i, jnp.uint32)), layout)
+    shape = count, *layout.shape
+    planes = jnp.broadcast_to(limit, (count, *limit.shape))
+    bits = planes >> (np.uint32(31) - lax.broadcasted_iota(jnp.uint32, planes.shape, 0))
+    bits = bits & np.uint32(1)
+    words = _stored(pack(bits, Layout(shape, layout.start + 1, layout.stop + 1)))
+    return lambda i: lax.dynamic_index_in_dim(words, i, 0, keepdims=False)
 
 
 def _bit_words(bit, layout):
     """A 0/1 value for each entry as words; all ones or zeros where whole words agree."""
     if bit.ndim == 0:
-        return np.uint32(0) - bit.astype(jnp.uint32)
+        return np.uint32(0) - (bit.astype(jnp.uint32) & np.uint32(1))
     return pack(bit, layout)
 
 
-def _word_numbers(shape, sharding):
-    """Row-major number of each word of an array of this shape, as `word_numbers` gives it."""
+def iotas(shape, sharding):
+    """The place of each element of an array of ``shape`` along each of its axes."""
     axes = range(len(shape))
-    positions = [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
-    return word_numbers(shape, positions)
+    return [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
+
+
+def _all_numbers(shape, sharding):
+    """The number of each word of an array of ``shape``, as `word_numbers` gives it."""
+    size = math.prod(shape)
+    if sharding is None and is_known(size) and size <= 1 << 32:
+        # One counter and not one an axis, which a GPU would compute in a kernel each.
+        return lax.iota(jnp.uint32, size).reshape(shape), np.uint32(0)
+    return word_numbers(shape, iotas(shape, sharding))
 
 
 def word_numbers(shape, positions):
-    """Row-major number of the words at ``positions`` as ``(low 32 bits, the rest)``.
+    """Row-major number of the words at ``positions``, as its low and its high 32 bits.
 
-    The rest counts whole leading axes: as many trailing axes as 32 bits can number go into the
-    low part.
+    It does not depend on the size of the first axis.
 
     Args:
         shape: of all words.
         positions: along each axis of it, uint32 arrays that broadcast to each other.
     """
-    low, high, stride, leading = jnp.uint32(0), jnp.uint32(0), 1, 1
+    low, high, stride = np.uint32(0), np.uint32(0), 1
     for size, position in zip(reversed(shape), reversed(positions)):
-        if leading == 1 and stride * size <= 1 << 32:
-            low = low + position * np.uint32(stride)
-            stride *= size
-        else:
-            high = high + position * np.uint32(leading)
-            leading *= size
-    if leading > (1 << 31) // _PAIRS:
-        raise ValueError(f"shape: expected at most 2**57 words, got words of shape {shape}")
+        step = low + position * np.uint32(stride & 0xFFFFFFFF)
+        if not is_known(size) or stride * size > 1 << 32:
+            high = high + lax.mulhi(position, jnp.uint32(stride & 0xFFFFFFFF))
+            high = high + position * np.uint32(stride >> 32) + (step < low).astype(jnp.uint32)
+        low, stride = step, stride * size
     return low, high
-
-
-def threefry2x32(key0, key1, x0, x1):
-    """The Threefry-2x32 block cipher with 20 rounds, element-wise on uint32 arrays.
-
-    Written out because JAX's own primitive lowers to a loop over whole arrays on the CPU, and
-    because the bits may not change with the version of JAX.
-
-    References:
-        Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011, section 4.1.
-    """
-    schedule = (key0, key1, key0 ^ key1 ^ _PARITY)
-    x0, x1 = x0 + key0, x1 + key1
-    for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
-            x0 = x0 + x1
-            x1 = x1 << np.uint32(rotation) | x1 >> np.uint32(32 - rotation)
-            x1 = x0 ^ x1
-        x0 = x0 + schedule[(group + 1) % 3]
-        x1 = x1 + schedule[(group + 2) % 3] + np.uint32(group + 1)
-    return x0, x1

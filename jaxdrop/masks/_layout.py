@@ -20,17 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop.masks._sharding import unpacked_shardings
+from jaxdrop.masks._sharding import (
+    explicit_sharding,
+    packed_axis_is_split,
+    unpacked_shardings,
+)
 
 WORD = 32
 
 
 class Layout(NamedTuple):
-    """A mask shape and the run of its axes that is packed."""
+    """A mask shape, the run of its axes that is packed, and how many entries share a word."""
 
     shape: tuple[int, ...]
     start: int
     stop: int
+    word: int = WORD
 
     @property
     def size(self) -> int:
@@ -40,7 +45,7 @@ class Layout(NamedTuple):
     @property
     def words_shape(self) -> tuple[int, ...]:
         """Shape of the packed words."""
-        return self.run(-(-self.size // WORD))
+        return self.run(-(-self.size // self.word))
 
     def run(self, *sizes: int) -> tuple[int, ...]:
         """The mask shape with the packed run replaced by ``sizes``."""
@@ -50,23 +55,38 @@ class Layout(NamedTuple):
 def layout_of(shape) -> Layout:
     """The layout of a mask of this shape."""
     rank = len(shape)
-    for axis in (rank - 2, rank - 1, *range(rank - 3, -1, -1)):
-        if axis >= 0 and shape[axis] % WORD == 0:
+    for axis in (rank - 2, rank - 1, *range(rank - 3, 0, -1)):
+        if axis > 0 and is_known(shape[axis]) and shape[axis] % WORD == 0:
             return Layout(shape, axis, axis + 1)
     for start in range(rank - 1, 0, -1):
         size = math.prod(shape[start:])
-        if -(-size // WORD) * WORD <= 1.25 * size:
+        if is_known(size) and -(-size // WORD) * WORD <= 1.25 * size:
             return Layout(shape, start, rank)
     return Layout(shape, 0, rank)
 
 
+def entry_layout(shape) -> Layout:
+    """The layout of entries that take a word each: four along the last axis share a block."""
+    return Layout(shape, max(len(shape) - 1, 0), len(shape), 4)
+
+
 def unpack(words, layout: Layout):
     """Booleans of the mask shape: the bit of each entry."""
+    if not _suits_product(words, layout):
+        return _unpack_by_index(words, layout)
+    return lax.platform_dependent(
+        words,
+        tpu=functools.partial(_unpack_by_product, layout=layout),
+        default=functools.partial(_unpack_by_index, layout=layout),
+    )
+
+
+def _unpack_by_index(words, layout):
     axis, size = layout.start, layout.size
-    spread, whole = unpacked_shardings(words, layout)
+    spread, whole = unpacked_shardings(layout, explicit_sharding(words))
     # Indices and lanes are computed here, not constants: a constant would be kept for the
     # backward pass beside the words.
-    if size % WORD == 0:
+    if is_known(size) and size % WORD == 0:
         shape = layout.run(size // WORD, WORD)
         dimensions = [d for d in range(len(shape)) if d != axis + 1]
         words = lax.broadcast_in_dim(words, shape, dimensions, out_sharding=spread)
@@ -78,6 +98,45 @@ def unpack(words, layout: Layout):
         words = words.at[index].get(mode="promise_in_bounds", indices_are_sorted=True)
         bits = words & _lanes(size, layout, axis)
     return lax.reshape(bits != np.uint32(0), layout.shape, out_sharding=whole)
+
+
+# On a TPU, words that lie along the last axis are spread by its matrix unit: any other way moves
+# three times the bytes of a copy. Their bytes are multiplied by a matrix of zeros and ones.
+
+_LARGEST_PRODUCT = 8192  # entries of a row; beyond, the product takes longer than the moving
+
+
+def _suits_product(words, layout):
+    """Whether the product is cheaper than its matrix, and no device would need another's words."""
+    size, rows = layout.size, words.shape[: layout.start]
+    if layout.start == 0 or layout.stop < len(layout.shape) or not is_known(size):
+        return False
+    many = not all(map(is_known, rows)) or math.prod(rows) >= size // WORD
+    sharding = explicit_sharding(words)
+    split = sharding is not None and packed_axis_is_split(sharding, layout)
+    return 0 < size <= _LARGEST_PRODUCT and many and not split
+
+
+def _unpack_by_product(words, layout):
+    count, size = words.shape[-1], layout.size
+    parts = [words >> np.uint32(8 * part) for part in range(4)]
+    parts = [lax.bitcast_convert_type(part.astype(jnp.uint8), jnp.int8) for part in parts]
+    # Row (part, word) of the matrix has a 1 in the columns of the eight entries of that byte.
+    row, column = (lax.broadcasted_iota(jnp.int32, (4 * count, size), axis) for axis in (0, 1))
+    word, part = column // np.int32(WORD), column % np.int32(WORD) // np.int32(8)
+    spread = (row == part * np.int32(count) + word).astype(jnp.int8)
+    lhs = jnp.concatenate(parts, axis=-1)
+    contracted = ((lhs.ndim - 1,), (0,)), ((), ())
+    spread = lax.dot_general(lhs, spread, contracted, preferred_element_type=jnp.int32)
+    lanes = lax.broadcasted_iota(jnp.int32, (1,) * (lhs.ndim - 1) + (size,), lhs.ndim - 1)
+    keep = (spread & (np.int32(1) << (lanes & np.int32(7)))) != np.int32(0)
+    _, whole = unpacked_shardings(layout, explicit_sharding(words))
+    return lax.reshape(keep, layout.shape, out_sharding=whole)
+
+
+def is_known(size):
+    """Whether a size is a number now, and not a symbol of an exported program."""
+    return isinstance(size, int)
 
 
 def pack(bits, layout: Layout):

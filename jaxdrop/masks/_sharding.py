@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 def mask_sharding(x, shape):
     """Sharding of a mask of ``shape`` that broadcasts to ``x``, or None where XLA decides."""
-    sharding = jax.typeof(x).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    sharding = explicit_sharding(x)
+    if sharding is None:
         return None
     entries = _entries(sharding.spec, x.ndim)[x.ndim - len(shape) :]
     aligned = x.shape[x.ndim - len(shape) :]
@@ -42,18 +42,17 @@ def whole_run(sharding, layout):
 
 def whole_runs(values, layout):
     """Values of mask rank, where they are cut within a word with the packed run on every device."""
-    sharding = jax.typeof(values).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    sharding = explicit_sharding(values)
+    if sharding is None:
         return values
     return jax.sharding.reshard(values, whole_run(sharding, layout))
 
 
-def unpacked_shardings(words, layout):
-    """Shardings ``(words with a lane axis, mask)`` that follow from those of the words."""
-    sharding = jax.typeof(words).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+def unpacked_shardings(layout, sharding):
+    """Shardings ``(words with a lane axis, mask)`` that follow from that of the words."""
+    if sharding is None:
         return None, None
-    entries = _entries(sharding.spec, words.ndim)
+    entries = _entries(sharding.spec, len(layout.words_shape))
     before, packed, after = (
         entries[: layout.start],
         entries[layout.start],
@@ -68,9 +67,20 @@ def unpacked_shardings(words, layout):
     )
 
 
+def explicit_sharding(x):
+    """Sharding of an array on an Explicit mesh, else None."""
+    sharding = jax.typeof(x).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def packed_axis_is_split(sharding, layout):
+    """Whether words of this sharding lie on several devices along the axis of words."""
+    return _entries(sharding.spec, layout.start + 1)[layout.start] is not None
+
+
 def _packed_entry(layout, sharding):
     """Mesh axes over which the packed run can stay split: those that cut it into whole words."""
-    if layout.stop - layout.start != 1 or layout.size % 32:
+    if layout.stop - layout.start != 1 or layout.size % layout.word:
         return None
     entry = _entries(sharding.spec, len(layout.shape))[layout.start]
     words = layout.words_shape[layout.start]

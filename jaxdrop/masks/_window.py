@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _rate, _sharding
-from jaxdrop.masks._draw import compare, word_numbers
+from jaxdrop.masks._draw import draw_planes, iotas, word_numbers
 from jaxdrop.masks._layout import WORD, Layout, layout_of, unpack
 
 
@@ -44,7 +44,7 @@ def draw_window(cipher_key, rate, window: Window, *, like=None):
     """``(keep, keep_prob)`` of a window: bit for bit that part of ``_mask.draw(key, rate, shape)``.
 
     Args:
-        cipher_key: ``_draw.cipher_words(key, rate)``; taken once for all windows.
+        cipher_key: ``_draw.cipher_key(key, rate)``; taken once for all windows.
         rate: a Python float, or an array that broadcasts to the whole mask.
         window: what to draw.
         like: array that the window broadcasts to, whose sharding it takes, or None.
@@ -69,19 +69,19 @@ def _window_words(cipher_key, rate, window, sharding):
     if whole.stop <= last:
         layout = whole._replace(shape=window.windowed)
         sharding = _sharding.words_sharding(layout, sharding)
-        *before, position = _iotas(layout.words_shape, sharding)
+        *before, position = iotas(layout.words_shape, sharding)
         positions = [*before, position + jnp.asarray(window.start).astype(jnp.uint32)]
         numbers = word_numbers(whole.words_shape, positions)
-        return compare(cipher_key, numbers, rate, layout, sharding), layout
+        return draw_planes(cipher_key, numbers, rate, layout, sharding), layout
     layout = Layout(window.windowed, last, last + 1)
     covering = Layout((*window.shape[:-1], (layout.words_shape[-1] + 1) * WORD), last, last + 1)
     sharding = _whole_rows(sharding)
-    numbers = _covering_numbers(window, whole, _iotas(covering.words_shape, sharding))
+    numbers = _covering_numbers(window, whole, iotas(covering.words_shape, sharding))
     align = functools.partial(_align, shift=_shift(window, whole, sharding))
     if isinstance(rate, float) or rate.ndim == 0:
         # Afterwards: what is shifted within the loop is hashed twice.
-        return align(compare(cipher_key, numbers, rate, covering, sharding)), layout
-    return compare(cipher_key, numbers, rate, layout, sharding, align=align), layout
+        return align(draw_planes(cipher_key, numbers, rate, covering, sharding)), layout
+    return draw_planes(cipher_key, numbers, rate, layout, sharding, align=align), layout
 
 
 def _covering_numbers(window, whole, positions):
@@ -92,7 +92,7 @@ def _covering_numbers(window, whole, positions):
 
 def _shift(window, whole, sharding):
     """Place of each row's first entry in its word, of size 1 along the last axis."""
-    positions = _iotas((*window.shape[:-1], 1), sharding)
+    positions = iotas((*window.shape[:-1], 1), sharding)
     return _flat_start(window, whole, positions) % np.uint32(WORD)
 
 
@@ -118,11 +118,6 @@ def _rate_window(rate, window):
     padding = [(0, 0)] * (rate.ndim - 1) + [(0, window.size)]
     padded = jnp.pad(rate, padding)  # a slice that hangs over would be moved
     return lax.dynamic_slice_in_dim(padded, window.start, window.size, axis=-1)
-
-
-def _iotas(shape, sharding):
-    axes = range(len(shape))
-    return [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
 
 
 def _whole_rows(sharding):
