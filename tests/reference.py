@@ -70,7 +70,7 @@ def cipher_key(words):
     pairs = words.reshape(-1, 2, 1)
     key = pairs[0]
     for pair in pairs[1:]:
-        key = philox4x32(key, (*pair, 0, 2))[:2]
+        key = philox4x32(key, (0, pair[0], 2, pair[1]))[:2]
     return np.ravel(key)
 
 
@@ -104,7 +104,7 @@ def integers(key_words, shape):
     number, lane = places(shape)
     u = np.zeros(shape, np.uint32)
     for block in range(8):
-        for offset, words in enumerate(philox4x32(key_words, (number.ravel(), 0, block, 0))):
+        for offset, words in enumerate(philox4x32(key_words, (block, number.ravel(), 0, number.ravel()))):
             bit = words.reshape(shape) >> lane & np.uint32(1)
             u |= bit << np.uint32(31 - 4 * block - offset)
     return u
@@ -117,7 +117,8 @@ def blocks(key_words, shape):
     """
     *rows, last = shape or (1,)
     row, place = np.indices((math.prod(rows), last))
-    words = philox4x32(key_words, (row * math.ceil(last / 4) + place // 4, 0, 0, 1))
+    number = row * math.ceil(last / 4) + place // 4
+    words = philox4x32(key_words, (0, number, 1, number))
     return [word.reshape(shape) for word in words], (place % 4).reshape(shape)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, Rule, check_own_axes, drop, own_shape
+from jaxdrop.functional._drop import Flag, Key, Rule, check_own_axes, drop, mask_shape
 from jaxdrop.masks import _mask
 
 # alpha' of the paper: where SELU saturates, -lambda * alpha.
@@ -98,7 +98,7 @@ def feature_alpha_dropout(
     """
     x = _mask.check_array(x)
     own = check_own_axes(x, channel_axis, batch_axis, "channel_axis")
-    shape = own_shape(x, own)
+    shape = mask_shape(x, own)
     return drop(key, x, rate, shape, deterministic=deterministic, rule=_RULE)
 
 

@@ -37,13 +37,16 @@ _ZEROS = Rule()
 
 
 def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
-    """Dropout of ``x`` with one decision for each entry of ``mask_shape``.
+    """Dropout of ``x`` with one decision for each entry of ``mask_shape``, which broadcasts to x.
 
     A rate and a flag that are known now take static paths: they cost nothing at run time, and a
     deterministic call draws nothing. Traced ones share one program for all values.
     """
     rate = _rate.check_rate(rate)
-    _mask.check_broadcast(rate, mask_shape)
+    leading = jax.tree.leaves(x)[0].ndim - len(mask_shape)
+    _mask.check_broadcast(rate, (1,) * leading + mask_shape)
+    if not isinstance(rate, float) and rate.ndim > len(mask_shape):
+        rate = rate.reshape(mask_shape and rate.shape[-len(mask_shape) :])
     flag = check_flag(deterministic)
     if not draws(rate, flag):
         return rule.kept(x) if flag is True or rate == 0.0 else rule.dropped(x)
@@ -136,6 +139,15 @@ def check_own_axes(x, axis, batch_axis, name):
     if batch_axis is None:
         return check_axes((axis,), x.ndim, name)
     return check_axes((batch_axis, axis), x.ndim, f"(batch_axis, {name})")
+
+
+def mask_shape(x, own_axes):
+    """`own_shape` without the axes before the first that decides on its own.
+
+    So the first axis of the mask is that of examples wherever x has it, and the mask of an example
+    does not depend on how many there are.
+    """
+    return own_shape(x, own_axes)[min(own_axes, default=x.ndim) :]
 
 
 def own_shape(x, axes):

@@ -3,7 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_own_axes, drop, own_shape
+from jaxdrop.functional._drop import Flag, Key, check_own_axes, drop, mask_shape
 from jaxdrop.masks import _mask
 
 
@@ -51,4 +51,4 @@ def drop_head(
     """
     x = _mask.check_array(x)
     own = check_own_axes(x, head_axis, batch_axis, "head_axis")
-    return drop(key, x, rate, own_shape(x, own), deterministic=deterministic)
+    return drop(key, x, rate, mask_shape(x, own), deterministic=deterministic)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, check_count, drop, own_shape
+from jaxdrop.functional._drop import Flag, Key, check_axes, check_count, drop, mask_shape
 from jaxdrop.masks import _mask, _rate
 
 _MODES = ("row", "batch")
@@ -63,7 +63,7 @@ def drop_path(
         )
     x = _mask.check_array(x)
     own = check_axes((batch_axis,), x.ndim, "batch_axis")
-    shape = own_shape(x, own if mode == "row" else ())
+    shape = mask_shape(x, own if mode == "row" else ())
     return drop(key, x, rate, shape, deterministic=deterministic)
 
 

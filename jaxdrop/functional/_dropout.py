@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, drop, shared_shape
+from jaxdrop.functional._drop import Flag, Key, check_axes, drop, mask_shape
 from jaxdrop.masks import _mask
 
 
@@ -51,8 +51,9 @@ def dropout(
         2014, section 4; rescaled in training, section 10.
     """
     x = _mask.check_array(x)
-    axes = check_axes(broadcast_dims, x.ndim, "broadcast_dims")
-    return drop(key, x, rate, shared_shape(x, axes), deterministic=deterministic)
+    shared = check_axes(broadcast_dims, x.ndim, "broadcast_dims")
+    own = [axis for axis in range(x.ndim) if axis not in shared]
+    return drop(key, x, rate, mask_shape(x, own), deterministic=deterministic)
 
 
 def mc_dropout(

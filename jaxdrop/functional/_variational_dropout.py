@@ -3,7 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, drop, shared_shape
+from jaxdrop.functional._drop import Flag, Key, check_axes, drop, mask_shape
 from jaxdrop.masks import _mask
 
 
@@ -47,5 +47,6 @@ def variational_dropout(
         networks", 2016, section 4.
     """
     x = _mask.check_array(x)
-    axes = check_axes((time_axis,), x.ndim, "time_axis")
-    return drop(key, x, rate, shared_shape(x, axes), deterministic=deterministic)
+    shared = check_axes((time_axis,), x.ndim, "time_axis")
+    own = [axis for axis in range(x.ndim) if axis not in shared]
+    return drop(key, x, rate, mask_shape(x, own), deterministic=deterministic)

@@ -5,9 +5,9 @@ integer u lies below the threshold t. Plane b of a word holds bit b of its 32 in
 the least to the most significant plane w: where the bit of t is 1, ``keep & w`` holds what is still
 "u >= t"; where it is 0, ``keep | w``. Planes below the last set bit of t cost nothing.
 
-Planes 31 - 4 p to 28 - 4 p of word number i are the four words of the Philox-4x32 block with the
-counter (i's low word, i's high word, p, 0). So a word depends on the key, its number and the
-threshold alone: not on who else is drawn, in what order, or where.
+Planes 31 - 4 p to 28 - 4 p of word number i are the four words of a Philox-4x32 block whose counter
+holds i and p. So a word depends on the key, its number and the threshold alone: not on who else is
+drawn, in what order, or where.
 """
 
 import functools
@@ -20,11 +20,11 @@ from jax import lax
 
 from jaxdrop.masks import _keys, _rate, _sharding
 from jaxdrop.masks._layout import Layout, entry_layout, is_known, pack
-from jaxdrop.masks._philox import philox4x32, product_of_halves
+from jaxdrop.masks._philox import philox4x32
 
 _PLANES = 4  # of a block
 _MOST_PLANES = 24  # of a threshold
-# The last word of a counter says what the block is for.
+# What a block is for: one word of its counter.
 _MASKS, _ENTRIES, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
 
 
@@ -53,7 +53,7 @@ def cipher_key(key, rate):
     words = [*words, np.uint32(0)] if len(words) % 2 else words
     pair = words[0], words[1]
     for more in zip(words[2::2], words[3::2]):
-        pair = philox4x32(pair, (*more, np.uint32(0), _KEYS))[:2]
+        pair = philox4x32(pair, (jnp.uint32(0), more[0], jnp.uint32(_KEYS), more[1]))[:2]
     if isinstance(rate, float):
         # The key-reuse checker of the newest jax counts a use only if the result depends on it.
         # With a static rate it already does, and a second dependency would be reported as reuse
@@ -84,9 +84,9 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
     blocks = -(-_num_planes(limit) // _PLANES)
     bit_of = _limit_planes(limit, _PLANES * blocks, layout)
 
-    def step(i, keep, cipher):
+    def step(i, keep, backend):
         block = blocks - 1 - i
-        planes = cipher(cipher_key, (*numbers, jnp.asarray(block, jnp.uint32), _MASKS))
+        planes = philox4x32(cipher_key, _counter(numbers, _MASKS, block), backend)
         for number, plane in reversed(list(enumerate(planes))):
             bit = bit_of(_PLANES * block + number)
             plane = plane if align is None else align(plane)
@@ -119,22 +119,22 @@ def entries(key, shape, sharding, value_of):
     layout = entry_layout(shape)
     axis = layout.start
 
-    def values(cipher, key, where, place):
-        counter = *word_numbers(layout.words_shape, where), np.uint32(0), _ENTRIES
-        return value_of(cipher(key, counter), place)
+    def values(key, where, place, backend):
+        numbers = word_numbers(layout.words_shape, where)
+        return value_of(philox4x32(key, _counter(numbers, _ENTRIES), backend), place)
 
-    def by_entries(*key, cipher=_cipher):
+    def by_entries(*key, backend):
         where = iotas(shape or (1,), sharding)
         place = where[axis] & np.uint32(3)
         where[axis] = where[axis] >> np.uint32(2)
-        return lax.reshape(values(cipher, key, where, place), shape, out_sharding=sharding)
+        return lax.reshape(values(key, where, place, backend), shape, out_sharding=sharding)
 
     def by_blocks(*key):
         words_sharding = _sharding.words_sharding(layout, sharding)
         spread, whole = _sharding.unpacked_shardings(layout, words_sharding)
         blocks = layout.words_shape[axis]
         *where, place = iotas(layout.run(blocks, 4), spread)
-        found = values(_cipher, key, where, place)
+        found = values(key, where, place, "gpu")
         found = lax.reshape(found, layout.run(4 * blocks), out_sharding=whole)
         found = lax.reshape(
             lax.slice_in_dim(found, 0, layout.size, axis=axis), shape, out_sharding=whole
@@ -145,10 +145,10 @@ def entries(key, shape, sharding, value_of):
     # it sees that it is the same. A TPU would spread an axis of four over 128 lanes.
     return lax.platform_dependent(
         *cipher_key(key, None),
-        cpu=by_entries,
+        cpu=functools.partial(by_entries, backend="cpu"),
         cuda=by_blocks,
         rocm=by_blocks,
-        default=functools.partial(by_entries, cipher=_cipher_of_halves),
+        default=functools.partial(by_entries, backend="tpu"),
     )
 
 
@@ -164,30 +164,38 @@ def word_at(words, place):
     return jnp.where(upper, jnp.where(odd, fourth, third), jnp.where(odd, second, first))
 
 
-# Traced once for all blocks of a shape.
-_cipher = jax.jit(philox4x32)
-_cipher_of_halves = jax.jit(functools.partial(philox4x32, product=product_of_halves))
+def _counter(numbers, purpose, block=0):
+    """The counter of a block.
+
+    The low word of the number stands in both words that the first round does not multiply, so
+    that from the second on both products are those of arrays: a GPU would compute a product of
+    scalars in a kernel of its own.
+    """
+    low, high = numbers
+    return jnp.asarray(block, jnp.uint32), low, jnp.uint32(purpose), low + high
 
 
 def _repeat(count, step, start):
-    """``step(i, words, cipher)`` for each i below ``count``: written out, or in a loop on a TPU.
+    """``step(i, words, backend)`` for each i below ``count``, as each backend does it cheapest.
 
-    On a GPU every trip of a loop costs several launches, on a CPU the loop is slower too. But the
-    compiler of a TPU takes a minute for steps that are written out.
+    Written out on a GPU, where every trip of a loop costs several launches, and on a CPU, where the
+    loop is slower. In a loop on a TPU, whose compiler takes a minute for what is written out.
     """
 
-    def written_out(words):
+    def written_out(words, backend):
         for i in range(count):
-            words = step(i, words, _cipher)
+            words = step(i, words, backend)
         return words
 
     def loop(words):
         # A loop of one step would be written out, unless its length is not known.
         length = lax.optimization_barrier(np.int32(1)) if count == 1 else count
-        return lax.fori_loop(0, length, lambda i, words: step(i, words, _cipher_of_halves), words)
+        return lax.fori_loop(0, length, lambda i, words: step(i, words, "tpu"), words)
 
+    on_gpu = functools.partial(written_out, backend="gpu")
+    on_cpu = functools.partial(written_out, backend="cpu")
     return _stored(
-        lax.platform_dependent(start, cpu=written_out, cuda=written_out, rocm=written_out, default=loop)
+        lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=loop)
     )
 
 
@@ -238,11 +246,21 @@ def iotas(shape, sharding):
     return [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
 
 
+def rows(shape, sharding):
+    """Sizes of the axes before the last, and the place of each element along them.
+
+    As one axis where that is possible: a GPU would compute places in a kernel an axis.
+    """
+    size = math.prod(shape[:-1])
+    if sharding is None and is_known(size) and size <= 1 << 32:
+        return (size,), [lax.iota(jnp.uint32, size).reshape(*shape[:-1], 1)]
+    return shape[:-1], iotas(shape, sharding)[:-1]
+
+
 def _all_numbers(shape, sharding):
     """The number of each word of an array of ``shape``, as `word_numbers` gives it."""
     size = math.prod(shape)
     if sharding is None and is_known(size) and size <= 1 << 32:
-        # One counter and not one an axis, which a GPU would compute in a kernel each.
         return lax.iota(jnp.uint32, size).reshape(shape), np.uint32(0)
     return word_numbers(shape, iotas(shape, sharding))
 

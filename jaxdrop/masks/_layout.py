@@ -86,7 +86,7 @@ def _unpack_by_index(words, layout):
     spread, whole = unpacked_shardings(layout, explicit_sharding(words))
     # Indices and lanes are computed here, not constants: a constant would be kept for the
     # backward pass beside the words.
-    if is_known(size) and size % WORD == 0:
+    if _reshapes(layout):
         shape = layout.run(size // WORD, WORD)
         dimensions = [d for d in range(len(shape)) if d != axis + 1]
         words = lax.broadcast_in_dim(words, shape, dimensions, out_sharding=spread)
@@ -98,6 +98,21 @@ def _unpack_by_index(words, layout):
         words = words.at[index].get(mode="promise_in_bounds", indices_are_sorted=True)
         bits = words & _lanes(size, layout, axis)
     return lax.reshape(bits != np.uint32(0), layout.shape, out_sharding=whole)
+
+
+def _reshapes(layout):
+    """Whether a word fills 32 entries of the run, wherever x is cut between devices.
+
+    A run that begins with the examples and goes on through their features is cut in whole words
+    if its words divide by any power of two that a mesh may have.
+    """
+    if not is_known(layout.size) or layout.size % WORD:
+        return False
+    whole_axis = layout.start > 0 or layout.stop - layout.start <= 1
+    return whole_axis or layout.size // WORD % _MOST_DEVICES == 0
+
+
+_MOST_DEVICES = 256  # the largest power of two that is thought of
 
 
 # On a TPU, words that lie along the last axis are spread by its matrix unit: any other way moves
@@ -152,9 +167,10 @@ def pack(bits, layout: Layout):
     )
     bits = jnp.broadcast_to(bits, full).reshape(rows)
     padding = [(0, 0)] * bits.ndim
-    padding[layout.start] = (0, -layout.size % WORD)
+    words = -(-layout.size // WORD)
+    padding[layout.start] = (0, words * WORD - layout.size)
     bits = jnp.pad(bits, padding)
-    bits = bits.reshape(*rows[: layout.start], -1, WORD, *bits.shape[layout.start + 1 :])
+    bits = bits.reshape(*rows[: layout.start], words, WORD, *bits.shape[layout.start + 1 :])
     # Written out, since a reduction that XLA fuses with the hash is not vectorised on the CPU.
     bits = bits.astype(jnp.uint32)
     lanes = (lax.index_in_dim(bits, lane, layout.start + 1, False) for lane in range(WORD))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -64,11 +65,7 @@ class Mask:
             ValueError: the mask does not broadcast to the shape of ``x``.
         """
         x = check_array(x)
-        try:
-            fits = np.broadcast_shapes(self.shape, x.shape) == x.shape
-        except ValueError:
-            fits = False
-        if not fits:
+        if not broadcasts(self.shape, x.shape):
             raise ValueError(
                 f"x: expected a shape that the mask's {self.shape} broadcasts to, got {x.shape}; "
                 "draw the mask with the shape of x, with 1 for axes that share a decision"
@@ -186,18 +183,22 @@ def check_broadcast(rate, shape, name="rate", of="mask"):
     """Raises unless an array of rates broadcasts to the mask shape."""
     if isinstance(rate, float):
         return
-    try:
-        fits = np.broadcast_shapes(rate.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts(rate.shape, shape):
         raise ValueError(
             f"{name}: expected a scalar or a shape that broadcasts to the {of}'s {shape}, "
             f"got {rate.shape}; entries that share a decision share its {name}"
         )
 
 
+def broadcasts(shape, target):
+    """Whether an array of ``shape`` broadcasts to the shape ``target``, which may be symbolic."""
+    aligned = target[len(target) - len(shape) :] if len(shape) <= len(target) else ()
+    return len(aligned) == len(shape) and all(a in (1, b) for a, b in zip(shape, aligned))
+
+
 def _as_size(size):
+    if jax.export.is_symbolic_dim(size):
+        return size
     size = operator.index(size)
     if size < 0:
         raise TypeError

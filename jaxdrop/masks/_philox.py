@@ -3,6 +3,8 @@
 Written out in JAX and not taken from a generator of JAX, whose bits may change with its version.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +14,43 @@ _MULTIPLIERS = np.uint32(0xD2511F53), np.uint32(0xCD9E8D57)
 _KEY_STEPS = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 _ROUNDS = 10
 
+# How each backend multiplies cheapest: functions of x and a multiplier, that give the high and the
+# low word of the product. Not by `lax.mulhi`: up to jax 0.12 no program that holds it compiles for
+# more than one device.
 
-def philox4x32(key, counter, product=None):
+
+def _wide(x, multiplier):
+    with jax.enable_x64(True):
+        product = lax.convert_element_type(x, jnp.uint64) * np.uint64(multiplier)
+        high = lax.convert_element_type(product >> np.uint64(32), jnp.uint32)
+        return high, lax.convert_element_type(product, jnp.uint32)
+
+
+def _wide_and_narrow(x, multiplier):
+    return _wide(x, multiplier)[0], x * multiplier
+
+
+def _halves(x, multiplier):
+    half = np.uint32(0xFFFF)
+    low, high = x & half, x >> np.uint32(16)
+    below, above = multiplier & half, multiplier >> np.uint32(16)
+    first = low * above + (low * below >> np.uint32(16))
+    second = high * below + (first & half)
+    return high * above + (first >> np.uint32(16)) + (second >> np.uint32(16)), x * multiplier
+
+
+_PRODUCTS = {"cpu": _wide_and_narrow, "gpu": _wide, "tpu": _halves}
+
+
+@functools.partial(jax.jit, static_argnames="backend")  # traced once for all blocks of a shape
+def philox4x32(key, counter, backend="cpu"):
     """Four pseudo-random words for each counter.
 
     Args:
         key: two uint32 scalars.
         counter: four uint32 arrays that broadcast to each other.
-        product: how to multiply: `wide_product`, the default, or `product_of_halves`.
+        backend: ``"cpu"``, ``"gpu"`` or ``"tpu"``, on which it shall be cheap; the words are the
+            same.
 
     Returns:
         Four uint32 arrays.
@@ -27,7 +58,7 @@ def philox4x32(key, counter, product=None):
     References:
         Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011, section 4.3.
     """
-    product = product or wide_product
+    product = _PRODUCTS[backend]
     (key0, key1), (x0, x1, x2, x3) = key, counter
     for number in range(_ROUNDS):
         if number:
@@ -36,24 +67,3 @@ def philox4x32(key, counter, product=None):
         high1, low1 = product(x2, _MULTIPLIERS[1])
         x0, x1, x2, x3 = high1 ^ x1 ^ key0, low1, high0 ^ x3 ^ key1, low0
     return x0, x1, x2, x3
-
-
-# Not by `lax.mulhi`: up to jax 0.12 no program that holds it compiles for more than one device.
-
-
-def wide_product(x, multiplier):
-    """The high and the low word of ``x * multiplier``, from a product of 64 bits."""
-    with jax.enable_x64(True):
-        product = lax.convert_element_type(x, jnp.uint64) * np.uint64(multiplier)
-        high = lax.convert_element_type(product >> np.uint64(32), jnp.uint32)
-        return high, lax.convert_element_type(product, jnp.uint32)
-
-
-def product_of_halves(x, multiplier):
-    """`wide_product` from products of 16 bits each, for a TPU, which has no wider ones."""
-    half = np.uint32(0xFFFF)
-    low, high = x & half, x >> np.uint32(16)
-    below, above = multiplier & half, multiplier >> np.uint32(16)
-    first = low * above + (low * below >> np.uint32(16))
-    second = high * below + (first & half)
-    return high * above + (first >> np.uint32(16)) + (second >> np.uint32(16)), x * multiplier

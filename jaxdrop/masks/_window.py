@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _rate, _sharding
-from jaxdrop.masks._draw import draw_planes, iotas, word_numbers
+from jaxdrop.masks._draw import draw_planes, iotas, rows, word_numbers
 from jaxdrop.masks._layout import WORD, Layout, layout_of, unpack
 
 
@@ -69,9 +69,10 @@ def _window_words(cipher_key, rate, window, sharding):
     if whole.stop <= last:
         layout = whole._replace(shape=window.windowed)
         sharding = _sharding.words_sharding(layout, sharding)
-        *before, position = iotas(layout.words_shape, sharding)
-        positions = [*before, position + jnp.asarray(window.start).astype(jnp.uint32)]
-        numbers = word_numbers(whole.words_shape, positions)
+        sizes, places = rows(layout.words_shape, sharding)
+        first = jnp.asarray(window.start).astype(jnp.uint32)
+        places.append(first + iotas(layout.words_shape, sharding)[-1])
+        numbers = word_numbers((*sizes, whole.words_shape[-1]), places)
         return draw_planes(cipher_key, numbers, rate, layout, sharding), layout
     layout = Layout(window.windowed, last, last + 1)
     covering = Layout((*window.shape[:-1], (layout.words_shape[-1] + 1) * WORD), last, last + 1)

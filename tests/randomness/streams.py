@@ -22,7 +22,8 @@ def _small_masks(keys, rate):
 def one_mask(key, number, rate):
     """Rows of a mask whose decisions are packed along the second-last axis."""
     rows = 1 << 10
-    return masks.sample(jax.random.fold_in(key, number), rate, (32 * rows, CHUNK // rows)).words
+    shape = (rows, 32, CHUNK // rows)
+    return masks.sample(jax.random.fold_in(key, number), rate, shape).words.reshape(rows, -1)
 
 
 @functools.partial(jax.jit, static_argnames="rate")
