@@ -13,6 +13,7 @@ from tqdm import tqdm
 from benchmarks import (
     _attention,
     _elementwise,
+    _gpu,
     _import,
     _monte_carlo,
     _programs,
@@ -41,6 +42,7 @@ _SECTIONS = {
     "mc": _monte_carlo.monte_carlo,
     "thinned": _thinned.thinned,
     "import": _import.imports,
+    "gpu": _gpu.gpu,
     "tpu": _tpu.tpu,
 }
 

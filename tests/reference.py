@@ -104,7 +104,9 @@ def integers(key_words, shape):
     number, lane = places(shape)
     u = np.zeros(shape, np.uint32)
     for block in range(8):
-        for offset, words in enumerate(philox4x32(key_words, (block, number.ravel(), 0, number.ravel()))):
+        for offset, words in enumerate(
+            philox4x32(key_words, (block, number.ravel(), 0, number.ravel()))
+        ):
             bit = words.reshape(shape) >> lane & np.uint32(1)
             u |= bit << np.uint32(31 - 4 * block - offset)
     return u
@@ -174,7 +176,7 @@ def keep_of_blocks(key_words, rate, shape, block):
     return kept
 
 
-# Equations of continuous noise, from x, the noise (normal numbers z or uniform ones u) and the level.
+# Equations of continuous noise, from x, normal numbers z or uniform ones u, and the level.
 
 
 def gaussian_dropout(x, z, rate):

@@ -1,4 +1,4 @@
-"""What an example gets does not depend on how many stand beside it, nor on whether that is known."""
+"""What an example gets does not depend on how many stand beside it, known or not."""
 
 import functools
 

@@ -14,7 +14,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
-from tests import reference
 from tests.cases import (
     FALSE_ALARM,
     NOISE_CASES,

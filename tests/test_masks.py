@@ -200,7 +200,9 @@ def test_shape_may_be_any_sequence_of_integers():
         assert_same_bits(masks.sample(key(), 0.5, shape).unpack(), expected)
 
 
-@pytest.mark.parametrize("shape", [(3, 2**32), (9, 5, 2**31), (2**20, 3, 2**12), (2**33, 7)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 2**32), (9, 5, 2**31), (2**20, 3, 2**12), (2**33, 7)], ids=str
+)
 def test_words_are_numbered_in_row_major_order_in_64_bits(shape):
     positions = [np.uint32(size * 5 // 7 % 2**32) for size in shape]
     expected = 0

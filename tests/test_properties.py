@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdrop import drop_key, token_dropout, word_dropout
-from tests import reference
 from tests.cases import assert_same_bits, kept_entries
 from tests.properties import calls, calls_on_shapes, noises
 from tests.test_drop_key import li

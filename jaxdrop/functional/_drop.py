@@ -43,10 +43,9 @@ def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
     deterministic call draws nothing. Traced ones share one program for all values.
     """
     rate = _rate.check_rate(rate)
-    leading = jax.tree.leaves(x)[0].ndim - len(mask_shape)
+    leading = jnp.ndim(jax.tree.leaves(x)[0]) - len(mask_shape)
     _mask.check_broadcast(rate, (1,) * leading + mask_shape)
-    if not isinstance(rate, float) and rate.ndim > len(mask_shape):
-        rate = rate.reshape(mask_shape and rate.shape[-len(mask_shape) :])
+    rate = _with_rank(rate, len(mask_shape))
     flag = check_flag(deterministic)
     if not draws(rate, flag):
         return rule.kept(x) if flag is True or rate == 0.0 else rule.dropped(x)
@@ -56,6 +55,13 @@ def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
     if isinstance(rate, float):
         return _drop(key, x, None, flag, rate=rate, **static)
     return _drop(key, x, rate, flag, rate=None, **static)
+
+
+def _with_rank(rate, rank):
+    """The rate without the leading axes of size 1 that a mask of this rank lacks."""
+    if isinstance(rate, float) or rate.ndim <= rank:
+        return rate
+    return rate.reshape(rate.shape[rate.ndim - rank :])
 
 
 @functools.partial(jax.jit, static_argnames=("rate", "mask_shape", "draw", "apply"))

@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxdrop.masks import _keys, _rate, _sharding
 from jaxdrop.masks._layout import Layout, entry_layout, is_known, pack
-from jaxdrop.masks._philox import philox4x32
+from jaxdrop.masks._philox import philox4x32, wide_product
 
 _PLANES = 4  # of a block
 _MOST_PLANES = 24  # of a threshold
@@ -82,7 +82,7 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
             rate = _sharding.whole_runs(rate, layout)
         limit, everything = _rate.threshold(rate, least_bits=least_bits)
     blocks = -(-_num_planes(limit) // _PLANES)
-    bit_of = _limit_planes(limit, _PLANES * blocks, layout)
+    bit_of, all_dropped = _limit_words(limit, everything, _PLANES * blocks, layout)
 
     def step(i, keep, backend):
         block = blocks - 1 - i
@@ -99,9 +99,7 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
     keep = _repeat(blocks, step, ones)
-    if isinstance(rate, float):
-        return jnp.zeros_like(keep) if everything else keep
-    return keep & ~_bit_words(everything, layout)
+    return keep & ~all_dropped
 
 
 def entries(key, shape, sharding, value_of):
@@ -208,7 +206,9 @@ def _stored(words):
 
     def behind_loop(words):
         never = lax.optimization_barrier(np.uint32(0))
-        state = lax.while_loop(lambda s: s[0] > np.uint32(1), lambda s: (s[0], ~s[1]), (never, words))
+        state = lax.while_loop(
+            lambda s: s[0] > np.uint32(1), lambda s: (s[0], ~s[1]), (never, words)
+        )
         return state[1]
 
     return lax.platform_dependent(words, cpu=behind_loop, default=lambda words: words)
@@ -221,23 +221,26 @@ def _num_planes(limit):
     return 33 - (int(limit) & -int(limit)).bit_length() if limit else 0
 
 
-def _limit_planes(limit, count, layout):
-    """A function of i that gives bit 31 - i of the threshold as words, for i below ``count``."""
+def _limit_words(limit, everything, count, layout):
+    """The threshold as words, of all ones or zeros where the entries of a word agree.
+
+    Returns:
+        A function of i that gives bit 31 - i of the threshold, for i below ``count``; and the
+        words that are 1 where everything is dropped.
+    """
     if limit.ndim == 0:
-        return lambda i: _bit_words(limit >> (np.uint32(31) - jnp.asarray(i, jnp.uint32)), layout)
-    shape = count, *layout.shape
-    planes = jnp.broadcast_to(limit, (count, *limit.shape))
-    bits = planes >> (np.uint32(31) - lax.broadcasted_iota(jnp.uint32, planes.shape, 0))
-    bits = bits & np.uint32(1)
-    words = _stored(pack(bits, Layout(shape, layout.start + 1, layout.stop + 1)))
-    return lambda i: lax.dynamic_index_in_dim(words, i, 0, keepdims=False)
-
-
-def _bit_words(bit, layout):
-    """A 0/1 value for each entry as words; all ones or zeros where whole words agree."""
-    if bit.ndim == 0:
-        return np.uint32(0) - (bit.astype(jnp.uint32) & np.uint32(1))
-    return pack(bit, layout)
+        ones = np.uint32(0xFFFFFFFF)
+        spread = lambda bit: (bit.astype(jnp.uint32) & np.uint32(1)) * ones  # noqa: E731
+        bit_of = lambda i: spread(limit >> (np.uint32(31) - jnp.asarray(i, jnp.uint32)))  # noqa: E731
+        return bit_of, spread(everything)
+    whole = jnp.broadcast_to(limit, (count + 1, *limit.shape))
+    plane = lax.broadcasted_iota(jnp.uint32, whole.shape, 0)
+    bits = whole >> (np.uint32(31) - plane) & np.uint32(1) != np.uint32(0)
+    bits = jnp.where(plane == np.uint32(count), jnp.broadcast_to(everything, whole.shape), bits)
+    packed = Layout((count + 1, *layout.shape), layout.start + 1, layout.stop + 1)
+    words = _stored(pack(bits, packed))
+    word_of = lambda i: lax.dynamic_index_in_dim(words, i, 0, keepdims=False)  # noqa: E731
+    return word_of, word_of(count)
 
 
 def iotas(shape, sharding):
@@ -278,7 +281,7 @@ def word_numbers(shape, positions):
     for size, position in zip(reversed(shape), reversed(positions)):
         step = low + position * np.uint32(stride & 0xFFFFFFFF)
         if not is_known(size) or stride * size > 1 << 32:
-            high = high + lax.mulhi(position, jnp.uint32(stride & 0xFFFFFFFF))
+            high = high + wide_product(position, np.uint32(stride & 0xFFFFFFFF))[0]
             high = high + position * np.uint32(stride >> 32) + (step < low).astype(jnp.uint32)
         low, stride = step, stride * size
     return low, high

@@ -44,7 +44,7 @@ def _normal(words, place):
 
 
 # Of sin(2 pi v) / v in v**2, for v in [-1/4, 1/4]: what has the least largest error, 4e-9.
-_SINE = np.float32([6.283185005, -41.34165573, 81.60100555, -76.54978180, 39.53670502])
+_SINE = (6.283185005, -41.34165573, 81.60100555, -76.54978180, 39.53670502)
 
 
 def _cosine_of_turns(angle):
@@ -52,10 +52,10 @@ def _cosine_of_turns(angle):
     turns = lax.bitcast_convert_type(angle, jnp.int32).astype(jnp.float32) * np.float32(2**-32)
     v = np.float32(0.25) - jnp.abs(turns)
     square = v * v
-    value = jnp.full_like(square, _SINE[-1])
-    for coefficient in _SINE[-2::-1]:
-        value = value * square + coefficient
-    return value * v
+    value = square * np.float32(_SINE[-1])
+    for coefficient in _SINE[-2:0:-1]:
+        value = (value + np.float32(coefficient)) * square
+    return (value + np.float32(_SINE[0])) * v
 
 
 def _unit(word):

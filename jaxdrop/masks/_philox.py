@@ -19,7 +19,7 @@ _ROUNDS = 10
 # more than one device.
 
 
-def _wide(x, multiplier):
+def wide_product(x, multiplier):
     with jax.enable_x64(True):
         product = lax.convert_element_type(x, jnp.uint64) * np.uint64(multiplier)
         high = lax.convert_element_type(product >> np.uint64(32), jnp.uint32)
@@ -27,7 +27,7 @@ def _wide(x, multiplier):
 
 
 def _wide_and_narrow(x, multiplier):
-    return _wide(x, multiplier)[0], x * multiplier
+    return wide_product(x, multiplier)[0], x * multiplier
 
 
 def _halves(x, multiplier):
@@ -39,7 +39,7 @@ def _halves(x, multiplier):
     return high * above + (first >> np.uint32(16)) + (second >> np.uint32(16)), x * multiplier
 
 
-_PRODUCTS = {"cpu": _wide_and_narrow, "gpu": _wide, "tpu": _halves}
+_PRODUCTS = {"cpu": _wide_and_narrow, "gpu": wide_product, "tpu": _halves}
 
 
 @functools.partial(jax.jit, static_argnames="backend")  # traced once for all blocks of a shape
