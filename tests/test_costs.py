@@ -1,4 +1,4 @@
-"""What dropout costs, in figures that do not jitter: temporaries and operations."""
+"""What dropout costs, in figures that do not jitter: temporaries, operations, launches on a GPU."""
 
 import re
 
@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 import jaxdrop
+from benchmarks import _gpu_compiler
 from tests.cases import key
 
 
@@ -79,3 +80,80 @@ def test_the_words_of_a_key_are_all_that_is_read_of_it(impl):
     with jax.debug_key_reuse(False):
         text = jax.jit(ours).lower(jax.random.key(0, impl=impl), x).as_text()
     assert not re.search("rng_bit_generator|threefry", text)
+
+
+SHAPES = [(64, 64), (100, 10), (128, 512), (8, 128, 96), (16, 9, 9, 64), (4, 28, 28, 3), (4097,)]
+ONCE = [(shape, rate) for shape in SHAPES for rate in (0.1, 0.5, "traced")]
+# Rates that differ within a word have to be packed first, which is dearer than the draw.
+ONCE += [(shape, "channels") for shape in SHAPES[2:5]]
+
+
+@pytest.mark.parametrize(("shape", "rate"), ONCE, ids=str)
+def test_no_word_is_drawn_twice(shape, rate):
+    """XLA would fuse the draw into what applies it, and draw a word for each of its 32 entries.
+
+    A block of the cipher is about 150 operations and gives 4 planes of 32 entries, of which 16 or
+    24 are drawn; some words are padded.
+    """
+
+    def call(key, x):
+        zero = 0 * x.ravel()
+        traced = {"traced": 0.1 + zero[0], "channels": 0.1 + zero[: shape[-1]]}
+        return jaxdrop.dropout(key, x, traced.get(rate, rate))
+
+    assert operations(call, shape) <= 60 * jnp.zeros(shape).size
+
+
+LAUNCHED = [(), (8,), (128, 10), (128, 512), (1024, 768), (8, 256, 768), (16, 32, 32, 3), (100003,)]
+on_a_described_gpu = pytest.mark.skipif(
+    not _gpu_compiler.is_installed(), reason="XLA's compiler for CUDA is not installed"
+)
+
+
+def gpu_cost(function, *shapes):
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    return _gpu_compiler.cost(function, jax.ShapeDtypeStruct((2,), jnp.uint32), *shapes)
+
+
+@on_a_described_gpu
+@pytest.mark.parametrize("shape", LAUNCHED, ids=str)
+def test_a_mask_is_drawn_and_applied_in_a_kernel_each_on_a_gpu(shape):
+    own, theirs = (gpu_cost(function, (shape, jnp.bfloat16)) for function in (ours, flax))
+    assert own.launches <= min(3, theirs.launches + 1)
+
+
+@on_a_described_gpu
+@pytest.mark.parametrize("rate_shape", [(), (768,)], ids=["traced", "channels"])
+def test_rates_that_are_traced_need_no_loop_on_a_gpu(rate_shape):
+    shapes = ((1024, 768), jnp.bfloat16), (rate_shape, jnp.float32)
+    assert gpu_cost(jaxdrop.dropout, *shapes).launches <= 4
+
+
+@on_a_described_gpu
+@pytest.mark.parametrize("shape", [(2048, 768), (4, 512, 768)], ids=str)
+def test_a_word_is_drawn_once_on_a_gpu(shape):
+    size = jnp.zeros(shape).size
+    assert gpu_cost(ours, (shape, jnp.bfloat16)).instructions <= 18 * size
+
+
+@on_a_described_gpu
+def test_a_block_of_noise_is_drawn_once_for_four_entries_on_a_gpu():
+    def by_hand(key, x):
+        return x * (1 + jax.random.normal(key, x.shape, x.dtype) / 3)
+
+    def own(key, x):
+        return jaxdrop.gaussian_dropout(key, x, 0.1)
+
+    shape = (2048, 768), jnp.bfloat16
+    assert gpu_cost(own, shape).instructions <= 0.5 * gpu_cost(by_hand, shape).instructions
+
+
+@on_a_described_gpu
+def test_attention_draws_its_mask_in_a_few_kernels_on_a_gpu():
+    def gradient(attend):
+        return jax.grad(lambda key, *qkv: jnp.sum(attend(key, *qkv), dtype=jnp.float32), (1, 2, 3))
+
+    shapes = (((2, 256, 4, 64), jnp.bfloat16),) * 3
+    plain = gradient(lambda key, *qkv: jax.nn.dot_product_attention(*qkv))
+    own = gradient(lambda key, *qkv: jaxdrop.dot_product_attention(key, *qkv, 0.1))
+    assert gpu_cost(own, *shapes).launches <= gpu_cost(plain, *shapes).launches + 4

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from jaxdrop import masks
-from jaxdrop.masks import _draw, _keys, _rate
+from jaxdrop.masks import _draw, _keys, _layout, _noise, _rate
 from jaxdrop.masks._philox import philox4x32
 from tests import reference
 from tests.cases import assert_same_bits, data, key
@@ -93,6 +94,46 @@ def test_bits_of_an_array_of_rates_are_those_of_the_reference(shape, varying):
     mask = masks.sample(key(4), jnp.asarray(rates), shape)
     assert mask.keep_prob.shape == rate_shape
     np.testing.assert_array_equal(mask.unpack(), reference.keep(words_of(4), rates, shape))
+
+
+FORMS = ["cpu", "cuda", "tpu"]
+
+
+@pytest.fixture
+def written_for(monkeypatch):
+    """Makes the library write what it writes for another backend."""
+
+    def choose(backend):
+        def chosen(*arguments, default=None, **branches):
+            return branches.get(backend, default)(*arguments)
+
+        monkeypatch.setattr(lax, "platform_dependent", chosen)
+
+    return choose
+
+
+@pytest.mark.parametrize("backend", FORMS)
+@pytest.mark.parametrize("shape", [*SHAPES, (130, 100), (96, 8, 32)], ids=str)
+def test_every_backend_draws_and_unpacks_the_same_bits(backend, shape, written_for):
+    layout = _layout.layout_of(shape)
+    rates = [0.1, 0.5, jnp.float32(0.3), *([jnp.linspace(0, 1, shape[-1])] if shape else [])]
+    expected = [_draw.keep_words(key(2), rate, layout) for rate in rates]
+    written_for(backend)
+    for rate, words in zip(rates, expected):
+        found = _draw.keep_words(key(2), rate, layout)
+        assert_same_bits(found, words)
+        keep = _layout.unpack(found, layout)
+        np.testing.assert_array_equal(keep, reference.keep(words_of(2), np.asarray(rate), shape))
+
+
+@pytest.mark.parametrize("backend", FORMS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_backend_draws_the_same_noise(backend, shape, written_for):
+    written_for(backend)
+    integers = _draw.entry_integers(key(4), shape)
+    np.testing.assert_array_equal(integers, reference.entry_integers(words_of(4), shape))
+    normal = _noise.normal(key(4), shape)
+    np.testing.assert_allclose(normal, reference.normal(words_of(4), shape), atol=3e-6, rtol=3e-6)
 
 
 def rates():

@@ -28,7 +28,9 @@ def subset_of(places, size) -> Subset:
     places = jnp.sort(places)
     chosen = jnp.zeros(size, bool).at[places].set(True, unique_indices=True, **_SORTED)
     ranks = jnp.cumsum(chosen, dtype=jnp.int32) - jnp.int32(1)
-    return Subset(places, chosen, jnp.maximum(ranks, jnp.int32(0)))
+    # Else XLA adds up the ranks again in every entry of what is taken, on a GPU.
+    ranks = jax.lax.optimization_barrier(jnp.maximum(ranks, jnp.int32(0)))
+    return Subset(places, chosen, ranks)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

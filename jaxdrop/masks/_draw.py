@@ -24,6 +24,7 @@ from jaxdrop.masks._philox import philox4x32, wide_product
 
 _PLANES = 4  # of a block
 _MOST_PLANES = 24  # of a threshold
+_SHORT = 8  # words of a row
 # What a block is for: one word of its counter.
 _MASKS, _ENTRIES, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
 
@@ -84,7 +85,7 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
     blocks = -(-_num_planes(limit) // _PLANES)
     bit_of, all_dropped = _limit_words(limit, everything, _PLANES * blocks, layout)
 
-    def step(i, keep, backend):
+    def step(i, keep, numbers, backend):
         block = blocks - 1 - i
         planes = philox4x32(cipher_key, _counter(numbers, _MASKS, block), backend)
         for number, plane in reversed(list(enumerate(planes))):
@@ -98,7 +99,8 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
     ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ varying
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
-    keep = _repeat(blocks, step, ones)
+    alike = limit.ndim == 0 and align is None and sharding is None
+    keep = _repeat(blocks, step, ones, numbers, alike)
     return keep & ~all_dropped
 
 
@@ -173,27 +175,42 @@ def _counter(numbers, purpose, block=0):
     return jnp.asarray(block, jnp.uint32), low, jnp.uint32(purpose), low + high
 
 
-def _repeat(count, step, start):
-    """``step(i, words, backend)`` for each i below ``count``, as each backend does it cheapest.
+def _repeat(count, step, start, numbers, alike):
+    """``step(i, words, numbers, backend)`` for each i below ``count``, as each backend likes it.
 
     Written out on a GPU, where every trip of a loop costs several launches, and on a CPU, where the
     loop is slower. In a loop on a TPU, whose compiler takes a minute for what is written out.
+
+    Args:
+        count: number of steps.
+        step: gives the words after one step more.
+        start: the words before the first.
+        numbers: of the words, as `word_numbers` gives them.
+        alike: whether a step treats all words alike, in whatever shape.
     """
 
-    def written_out(words, backend):
+    def written_out(words, numbers, backend):
         for i in range(count):
-            words = step(i, words, backend)
+            words = step(i, words, numbers, backend)
         return words
 
-    def loop(words):
+    def on_gpu(words):
+        return written_out(words, numbers, "gpu")
+
+    def on_cpu(words):
+        if not alike:
+            return written_out(words, numbers, "cpu")
+        rows = _with_long_rows(words.shape)
+        low, high = (n.reshape(rows) if n.ndim else n for n in numbers)
+        return written_out(words.reshape(rows), (low, high), "cpu").reshape(words.shape)
+
+    def in_loop(words):
         # A loop of one step would be written out, unless its length is not known.
         length = lax.optimization_barrier(np.int32(1)) if count == 1 else count
-        return lax.fori_loop(0, length, lambda i, words: step(i, words, "tpu"), words)
+        return lax.fori_loop(0, length, lambda i, words: step(i, words, numbers, "tpu"), words)
 
-    on_gpu = functools.partial(written_out, backend="gpu")
-    on_cpu = functools.partial(written_out, backend="cpu")
     return _stored(
-        lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=loop)
+        lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=in_loop)
     )
 
 
@@ -233,12 +250,16 @@ def _limit_words(limit, everything, count, layout):
         spread = lambda bit: (bit.astype(jnp.uint32) & np.uint32(1)) * ones  # noqa: E731
         bit_of = lambda i: spread(limit >> (np.uint32(31) - jnp.asarray(i, jnp.uint32)))  # noqa: E731
         return bit_of, spread(everything)
-    whole = jnp.broadcast_to(limit, (count + 1, *limit.shape))
-    plane = lax.broadcasted_iota(jnp.uint32, whole.shape, 0)
-    bits = whole >> (np.uint32(31) - plane) & np.uint32(1) != np.uint32(0)
-    bits = jnp.where(plane == np.uint32(count), jnp.broadcast_to(everything, whole.shape), bits)
-    packed = Layout((count + 1, *layout.shape), layout.start + 1, layout.stop + 1)
-    words = _stored(pack(bits, packed))
+    # A threshold leaves the lowest bits free: bit 0 says that everything is dropped.
+    values = limit | everything.astype(jnp.uint32)
+
+    def planes(values):
+        whole = jnp.broadcast_to(values, (count + 1, *values.shape))
+        plane = lax.broadcasted_iota(jnp.uint32, whole.shape, 0)
+        shift = jnp.where(plane == np.uint32(count), np.uint32(0), np.uint32(31) - plane)
+        return whole >> shift & np.uint32(1)
+
+    words = _stored(pack(values, layout, planes))
     word_of = lambda i: lax.dynamic_index_in_dim(words, i, 0, keepdims=False)  # noqa: E731
     return word_of, word_of(count)
 
@@ -258,6 +279,14 @@ def rows(shape, sharding):
     if sharding is None and is_known(size) and size <= 1 << 32:
         return (size,), [lax.iota(jnp.uint32, size).reshape(*shape[:-1], 1)]
     return shape[:-1], iotas(shape, sharding)[:-1]
+
+
+def _with_long_rows(shape):
+    """The shape with short last axes merged: a CPU vectorises along the last one."""
+    shape = list(shape)
+    while len(shape) > 1 and is_known(shape[-1]) and shape[-1] < _SHORT:
+        shape[-2:] = [shape[-2] * shape[-1]]
+    return tuple(shape)
 
 
 def _all_numbers(shape, sharding):

@@ -2,13 +2,15 @@
 
 A run of axes ``[start, stop)`` is laid out in row-major order and cut into words; the axes before
 and after it stay axes of the words. The rule reads the shape alone, since the layout decides which
-bit an entry gets and so must not depend on device, mesh or backend:
+bit an entry gets and so must not depend on device, mesh or backend. It does not read the size of
+the first axis, so that the mask of an example depends on nothing beside it:
 
-* The first axis that divides by 32, of the second-last, the last, then the others from the right.
-  No bit is lost. The second-last comes first because there a TPU expands words without moving
-  data between lanes (1.1 times the bytes of a copy, against 3.2 for the last axis).
-* Otherwise the shortest suffix of axes that pads its words to at most 1.25 times the bits, else
-  all axes.
+* The first axis that divides by 32, of the second-last, the last, then the others from the right,
+  the first axis left out. No bit is lost. The second-last comes first because there a TPU spreads
+  words without moving data between lanes.
+* Otherwise the shortest suffix of axes without the first that pads its words to at most 1.25 times
+  the bits.
+* Otherwise all axes: in row-major order a mask is the beginning of that of a larger batch.
 """
 
 import functools
@@ -154,27 +156,52 @@ def is_known(size):
     return isinstance(size, int)
 
 
-def pack(bits, layout: Layout):
-    """Words of booleans of the mask shape; any axis of ``bits`` may have size 1."""
-    packed = bits.shape[layout.start : layout.stop]
-    rows = (*bits.shape[: layout.start], -1, *bits.shape[layout.stop :])
+def _as_bits(values):
+    return values.astype(jnp.uint32)
+
+
+def pack(values, layout: Layout, bits_of=_as_bits):
+    """Words of the bits of values of the mask shape; any axis of ``values`` may have size 1.
+
+    Args:
+        values: booleans, or what ``bits_of`` takes.
+        layout: where the bits lie in the words.
+        bits_of: element-wise, from values to uint32 bits 0 and 1; they may have another axis in
+            front, which the words then have too.
+    """
+    packed = values.shape[layout.start : layout.stop]
+    rows = (*values.shape[: layout.start], -1, *values.shape[layout.stop :])
     if math.prod(packed) == 1:  # one decision for whole words
-        return np.uint32(0) - bits.reshape(rows).astype(jnp.uint32)
+        return np.uint32(0) - bits_of(values.reshape(rows))
     full = (
         *rows[: layout.start],
         *layout.shape[layout.start : layout.stop],
-        *bits.shape[layout.stop :],
+        *values.shape[layout.stop :],
     )
-    bits = jnp.broadcast_to(bits, full).reshape(rows)
-    padding = [(0, 0)] * bits.ndim
+    values = jnp.broadcast_to(values, full).reshape(rows)
+    padding = [(0, 0)] * values.ndim
     words = -(-layout.size // WORD)
     padding[layout.start] = (0, words * WORD - layout.size)
-    bits = jnp.pad(bits, padding)
-    bits = bits.reshape(*rows[: layout.start], words, WORD, *bits.shape[layout.start + 1 :])
-    # Written out, since a reduction that XLA fuses with the hash is not vectorised on the CPU.
-    bits = bits.astype(jnp.uint32)
-    lanes = (lax.index_in_dim(bits, lane, layout.start + 1, False) for lane in range(WORD))
-    return functools.reduce(operator.or_, (bit << np.uint32(i) for i, bit in enumerate(lanes)))
+    values = jnp.pad(values, padding)
+    values = values.reshape(*rows[: layout.start], words, WORD, *values.shape[layout.start + 1 :])
+    arguments = {"axis": layout.start + 1, "bits_of": bits_of}
+    by_sum, by_or = (functools.partial(f, **arguments) for f in (_pack_sum, _pack_or))
+    return lax.platform_dependent(values, cuda=by_sum, rocm=by_sum, default=by_or)
+
+
+def _pack_sum(values, axis, bits_of):
+    """On a GPU: one kernel, that computes every bit once."""
+    lanes = lax.broadcasted_iota(jnp.uint32, values.shape, axis)
+    bits = bits_of(values)
+    lanes = jnp.broadcast_to(lanes, bits.shape)
+    return jnp.sum(bits << lanes, axis=axis - values.ndim, dtype=jnp.uint32)
+
+
+def _pack_or(values, axis, bits_of):
+    """Elsewhere: a reduction is not vectorised on a CPU."""
+    lanes = (lax.index_in_dim(values, lane, axis, False) for lane in range(WORD))
+    words = (bits_of(lane) << np.uint32(number) for number, lane in enumerate(lanes))
+    return functools.reduce(operator.or_, words)
 
 
 def _lanes(size, layout, axis):

@@ -83,7 +83,8 @@ def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
     """Draws a mask: which entries of an array of ``shape`` survive dropout at ``rate``.
 
     The same key, rate and shape give the same mask in every transform, on every device and mesh
-    and, with a threefry key, on every version of JAX.
+    and, with a threefry key, on every version of JAX. The mask of ``(B, ...)`` is the beginning of
+    that of a larger batch; the size of the first axis may be symbolic.
 
     Args:
         key: PRNG key that this call consumes.
