@@ -24,6 +24,7 @@ from jaxdrop.masks._philox import philox4x32, wide_product
 
 _PLANES = 4  # of a block
 _MOST_PLANES = 24  # of a threshold
+_USUAL = 4  # blocks of a threshold, for rates that are not close to 0 or 1
 _SHORT = 8  # words of a row
 # What a block is for: one word of its counter.
 _MASKS, _ENTRIES, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
@@ -100,7 +101,9 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
     alike = limit.ndim == 0 and align is None and sharding is None
-    keep = _repeat(blocks, step, ones, numbers, alike)
+    known = isinstance(limit, np.ndarray) or limit.ndim
+    idle = None if known else (limit & np.uint32(0xFFFF)) == np.uint32(0)
+    keep = _repeat(blocks, step, ones, numbers, alike, idle)
     return keep & ~all_dropped
 
 
@@ -175,7 +178,7 @@ def _counter(numbers, purpose, block=0):
     return jnp.asarray(block, jnp.uint32), low, jnp.uint32(purpose), low + high
 
 
-def _repeat(count, step, start, numbers, alike):
+def _repeat(count, step, start, numbers, alike, idle):
     """``step(i, words, numbers, backend)`` for each i below ``count``, as each backend likes it.
 
     Written out on a GPU, where every trip of a loop costs several launches, and on a CPU, where the
@@ -187,10 +190,11 @@ def _repeat(count, step, start, numbers, alike):
         start: the words before the first.
         numbers: of the words, as `word_numbers` gives them.
         alike: whether a step treats all words alike, in whatever shape.
+        idle: whether only the last `_USUAL` steps change anything; None if that is not asked.
     """
 
-    def written_out(words, numbers, backend):
-        for i in range(count):
+    def written_out(words, numbers, backend, steps=range(count)):
+        for i in steps:
             words = step(i, words, numbers, backend)
         return words
 
@@ -198,37 +202,32 @@ def _repeat(count, step, start, numbers, alike):
         return written_out(words, numbers, "gpu")
 
     def on_cpu(words):
-        if not alike:
-            return written_out(words, numbers, "cpu")
-        rows = _with_long_rows(words.shape)
-        low, high = (n.reshape(rows) if n.ndim else n for n in numbers)
-        return written_out(words.reshape(rows), (low, high), "cpu").reshape(words.shape)
+        rows = _with_long_rows(words.shape) if alike else words.shape
+        merged = [n.reshape(rows) if n.ndim else n for n in numbers]
+        found, steps = words.reshape(rows), range(count)
+        if idle is not None:
+            first, steps = steps[:-_USUAL], steps[-_USUAL:]
+            more = lambda words: written_out(words, merged, "cpu", first)  # noqa: E731
+            found = lax.cond(idle, lambda words: words, more, found)
+        return _behind_loop(written_out(found, merged, "cpu", steps)).reshape(words.shape)
 
     def in_loop(words):
         # A loop of one step would be written out, unless its length is not known.
         length = lax.optimization_barrier(np.int32(1)) if count == 1 else count
         return lax.fori_loop(0, length, lambda i, words: step(i, words, numbers, "tpu"), words)
 
-    return _stored(
-        lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=in_loop)
-    )
+    return lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=in_loop)
 
 
-def _stored(words):
-    """The words, on a CPU behind a loop that never runs, since XLA does not fuse across a loop.
+def _behind_loop(words):
+    """The words, behind a loop that never runs, since XLA does not fuse across a loop.
 
-    Else it fuses the draw into what applies the words, and computes each of them 32 times. Before
-    jax 0.12 an optimization barrier alone does not hinder it.
+    Else it fuses, on a CPU, the draw into what applies the words, and computes each of them 32
+    times. Before jax 0.12 an optimization barrier alone does not hinder it.
     """
-
-    def behind_loop(words):
-        never = lax.optimization_barrier(np.uint32(0))
-        state = lax.while_loop(
-            lambda s: s[0] > np.uint32(1), lambda s: (s[0], ~s[1]), (never, words)
-        )
-        return state[1]
-
-    return lax.platform_dependent(words, cpu=behind_loop, default=lambda words: words)
+    never = lax.optimization_barrier(np.uint32(0))
+    state = lax.while_loop(lambda s: s[0] > np.uint32(1), lambda s: (s[0], ~s[1]), (never, words))
+    return state[1]
 
 
 def _num_planes(limit):
@@ -259,7 +258,8 @@ def _limit_words(limit, everything, count, layout):
         shift = jnp.where(plane == np.uint32(count), np.uint32(0), np.uint32(31) - plane)
         return whole >> shift & np.uint32(1)
 
-    words = _stored(pack(values, layout, planes))
+    words = pack(values, layout, planes)
+    words = lax.platform_dependent(words, cpu=_behind_loop, default=lambda words: words)
     word_of = lambda i: lax.dynamic_index_in_dim(words, i, 0, keepdims=False)  # noqa: E731
     return word_of, word_of(count)
 
