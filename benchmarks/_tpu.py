@@ -21,7 +21,7 @@ from benchmarks._report import rows_of
 _COLLECTIVE = re.compile(
     r"= .* (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
-_TRIPS = 8  # of the loop that draws at a rate of 0.1: two planes of 16 in each
+_TRIPS = 4  # of the loop that draws at a rate of 0.1: four planes of 16 in each
 
 
 def tpu(budget):

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-_MASKS = ("test_masks", "test_laws", "test_laws_program", "test_errors")
+_MASKS = ("test_masks", "test_laws", "test_laws_batch", "test_laws_program", "test_errors")
 _FUNCTIONS = ("test_laws", "test_errors", "test_laws_program")
 _NOISE = ("test_gaussian", "test_laws_noise", "test_errors")
 _ATTENTION = ("test_dot_product_attention", "test_drop_key", "test_errors")
