@@ -49,8 +49,9 @@ def dot_product_attention(
     a block is drawn where it is used. Memory grows with T times the block, and the backward pass
     computes the weights once more. Blocks pay in memory alone: on a GPU each costs some twenty
     launches, forward and backward, and for 1024 queries and keys blocks of 512 take 1.4 times as
-    long as none (for an H200, a bound from the compiler, not timed). So take large ones. All transforms work, forward mode too. The call of ``jax.nn``
-    knows no blocks: where its array would be too large, switch off with ``jnp.array(True)``.
+    long as none (for an H200, a bound from the compiler, not timed). So take large ones. All
+    transforms work, forward mode too. The call of ``jax.nn`` knows no blocks: where its array would
+    be too large, switch off with ``jnp.array(True)``.
 
     A query that may look at no key at all looks at all of them, as in ``jax.nn``. The softmax is
     computed in float32. B examples, T queries, S keys, N query heads, K key heads (N is a
