@@ -52,7 +52,25 @@ def seeds(key, number, rate):
     return _small_masks(keys, rate)
 
 
-STREAMS = {"one mask": one_mask, "split": split, "fold_in": fold_in, "seeds": seeds}
+@functools.partial(jax.jit, static_argnames="rate")
+def one_bit(key, number, rate):
+    """Keys in pairs that differ in one bit: each of the 64 in turn."""
+    pairs = CHUNK // _SMALL // 2
+    words = jax.random.key_data(jax.random.split(jax.random.fold_in(key, number), pairs))
+    bit = jnp.arange(pairs, dtype=jnp.uint32)[:, None] % np.uint32(64)
+    half = jnp.arange(2, dtype=jnp.uint32)[None]
+    one = jnp.where(bit // np.uint32(32) == half, np.uint32(1) << bit % np.uint32(32), np.uint32(0))
+    words = jnp.stack([words, words ^ one], axis=1).reshape(-1, 2)
+    return _small_masks(jax.random.wrap_key_data(words), rate)
+
+
+STREAMS = {
+    "one mask": one_mask,
+    "split": split,
+    "fold_in": fold_in,
+    "seeds": seeds,
+    "one bit apart": one_bit,
+}
 
 
 def planes(key, number, stream=one_mask):
