@@ -3,12 +3,11 @@
 Beside Flax's dropout, or the same layer written by hand with ``jax.random``. Bounds, not times.
 """
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from tqdm import tqdm
 
 import jaxdrop
 from benchmarks import _gpu_compiler, _peers
@@ -21,7 +20,7 @@ _KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
 def gpu(budget):
     """Launches, bytes, instructions and a bound of the time, for an H200."""
     if not _gpu_compiler.is_installed():
-        warnings.warn(_gpu_compiler.INSTALL, stacklevel=2)
+        tqdm.write(_gpu_compiler.INSTALL)
         return
     quick = budget.rounds < 10
     yield from _elementwise(_SHAPES[4:5] if quick else (*_SHAPES, (16384, 8192)))

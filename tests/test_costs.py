@@ -156,4 +156,5 @@ def test_attention_draws_its_mask_in_a_few_kernels_on_a_gpu():
     shapes = (((2, 256, 4, 64), jnp.bfloat16),) * 3
     plain = gradient(lambda key, *qkv: jax.nn.dot_product_attention(*qkv))
     own = gradient(lambda key, *qkv: jaxdrop.dot_product_attention(key, *qkv, 0.1))
-    assert gpu_cost(own, *shapes).launches <= gpu_cost(plain, *shapes).launches + 4
+    with jax.numpy_dtype_promotion("standard"):  # the strict one finds fault with jax.nn
+        assert gpu_cost(own, *shapes).launches <= gpu_cost(plain, *shapes).launches + 4

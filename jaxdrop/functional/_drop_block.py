@@ -59,14 +59,14 @@ def drop_block(
     Example:
         >>> y = drop_block(jax.random.key(0), jnp.ones((1, 8, 8, 1)), 0.3, block_size=3)
         >>> print(np.asarray(y[0, ..., 0] > 0).astype(int))
-        [[1 0 0 0 0 0 0 1]
-         [1 0 0 0 0 0 0 1]
-         [1 0 0 0 0 0 0 1]
+        [[0 0 1 1 1 1 1 1]
          [1 1 1 1 1 1 1 1]
-         [1 0 0 0 1 1 1 1]
-         [0 0 0 0 1 1 1 1]
-         [0 0 0 0 1 1 1 1]
-         [0 0 0 0 1 1 1 1]]
+         [1 1 1 1 1 0 0 0]
+         [1 1 1 1 1 0 0 0]
+         [1 1 1 1 1 0 0 0]
+         [1 1 1 1 1 1 1 1]
+         [1 1 1 1 1 1 1 1]
+         [1 1 1 1 1 1 1 1]]
 
     References:
         Ghiasi et al., "DropBlock: a regularization method for convolutional networks", 2018,

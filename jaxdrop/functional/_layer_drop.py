@@ -51,7 +51,7 @@ def layer_drop(
     Example:
         >>> keys = jax.random.split(jax.random.key(0), 6)
         >>> [float(layer_drop(key, jnp.negative, jnp.ones(()), 0.5)) for key in keys]
-        [1.0, -1.0, -1.0, 1.0, -1.0, 1.0]
+        [1.0, -1.0, 1.0, 1.0, -1.0, 1.0]
 
     References:
         Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section

@@ -203,7 +203,7 @@ def _repeat(count, step, start, numbers, alike, idle):
 
     def on_cpu(words):
         rows = _with_long_rows(words.shape) if alike else words.shape
-        merged = [n.reshape(rows) if n.ndim else n for n in numbers]
+        merged = [n.reshape(rows) if n.ndim and alike else n for n in numbers]
         found, steps = words.reshape(rows), range(count)
         if idle is not None:
             first, steps = steps[:-_USUAL], steps[-_USUAL:]
