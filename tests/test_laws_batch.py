@@ -160,3 +160,10 @@ def test_words_of_a_batch_whose_size_is_not_known_are_those_of_one_that_is(rest)
         x = jnp.ones((batch, *rest))
         for found, expected in zip(exported.call(key(), x), words(key(), x)):
             assert_same_bits(found, expected)
+
+
+def test_rates_may_have_the_axes_that_the_mask_leaves_out():
+    x, rates = data((5, 12, 8)), jnp.linspace(0, 1, 12 * 8).reshape(12, 8)
+    y = functional.variational_dropout(key(), x, rates[None], time_axis=0)
+    for step in range(5):
+        assert_same_bits(y[step], functional.dropout(key(), x[step], rates))
