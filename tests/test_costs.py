@@ -79,7 +79,7 @@ def test_the_words_of_a_key_are_all_that_is_read_of_it(impl):
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     with jax.debug_key_reuse(False):
         text = jax.jit(ours).lower(jax.random.key(0, impl=impl), x).as_text()
-    assert not re.search("rng_bit_generator|threefry", text)
+    assert not re.search("rng_bit_generator|mulhi|threefry", text)
 
 
 SHAPES = [(64, 64), (100, 10), (128, 512), (8, 128, 96), (16, 9, 9, 64), (4, 28, 28, 3), (4097,)]

@@ -94,7 +94,7 @@ def test_deterministic_leaves_no_random_bit_in_the_program(case, rate):
         return len(traced.jaxpr.eqns), traced.lower().as_text()
 
     x = data(case.shape)
-    drawing = re.compile("xor|shift|rng|random|mulhi")
+    drawing = re.compile("xor|shift|rng|random|threefry")
     equations, text = program(True)
     assert equations == 0
     assert not drawing.search(text)

@@ -1,7 +1,7 @@
 """The one place that draws bits: packed words whose bits are 1 with an exact probability.
 
-Bit-slicing. A word holds the decisions of 32 entries, and an entry is dropped if a uniform 32-bit
-integer u lies below the threshold t. Plane b of a word holds bit b of its 32 integers. Compare from
+Bit-slicing: a word holds 32 decisions. Each element has a uniform 32-bit integer u and is dropped
+if u lies below the threshold t. Plane b of a word holds bit b of its 32 integers. Compare from
 the least to the most significant plane w: where the bit of t is 1, ``keep & w`` holds what is still
 "u >= t"; where it is 0, ``keep | w``. Planes below the last set bit of t cost nothing.
 
@@ -270,15 +270,16 @@ def iotas(shape, sharding):
     return [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
 
 
-def rows(shape, sharding):
-    """Sizes of the axes before the last, and the place of each element along them.
+def merged_places(shape, sharding):
+    """Sizes of axes, and the place of each element along them; those before the last as one axis.
 
-    As one axis where that is possible: a GPU would compute places in a kernel an axis.
+    A GPU would compute places in a kernel per axis. They stay apart on an Explicit mesh.
     """
+    *rows, last = iotas(shape, sharding)
     size = math.prod(shape[:-1])
     if sharding is None and is_known(size) and size <= 1 << 32:
-        return (size,), [lax.iota(jnp.uint32, size).reshape(*shape[:-1], 1)]
-    return shape[:-1], iotas(shape, sharding)[:-1]
+        return (size, shape[-1]), [lax.iota(jnp.uint32, size).reshape(*shape[:-1], 1), last]
+    return shape, [*rows, last]
 
 
 def _with_long_rows(shape):

@@ -2,8 +2,8 @@
 
 A run of axes ``[start, stop)`` is laid out in row-major order and cut into words; the axes before
 and after it stay axes of the words. The rule reads the shape alone, since the layout decides which
-bit an entry gets and so must not depend on device, mesh or backend. It does not read the size of
-the first axis, so that the mask of an example depends on nothing beside it:
+bit belongs to which element, and masks must be the same on every device, mesh and backend. It does
+not read the size of the first axis: so the mask of an example does not depend on the others.
 
 * The first axis that divides by 32, of the second-last, the last, then the others from the right,
   the first axis left out. No bit is lost. The second-last comes first because there a TPU spreads

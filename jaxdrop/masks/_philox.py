@@ -20,6 +20,7 @@ _ROUNDS = 10
 
 
 def wide_product(x, multiplier):
+    """The high and the low word of a product of 64 bits."""
     with jax.enable_x64(True):
         product = lax.convert_element_type(x, jnp.uint64) * np.uint64(multiplier)
         high = lax.convert_element_type(product >> np.uint64(32), jnp.uint32)

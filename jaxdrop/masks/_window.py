@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _rate, _sharding
-from jaxdrop.masks._draw import draw_planes, iotas, rows, word_numbers
+from jaxdrop.masks._draw import draw_planes, iotas, merged_places, word_numbers
 from jaxdrop.masks._layout import WORD, Layout, layout_of, unpack
 
 
@@ -69,10 +69,9 @@ def _window_words(cipher_key, rate, window, sharding):
     if whole.stop <= last:
         layout = whole._replace(shape=window.windowed)
         sharding = _sharding.words_sharding(layout, sharding)
-        sizes, places = rows(layout.words_shape, sharding)
-        first = jnp.asarray(window.start).astype(jnp.uint32)
-        places.append(first + iotas(layout.words_shape, sharding)[-1])
-        numbers = word_numbers((*sizes, whole.words_shape[-1]), places)
+        sizes, (*rows, column) = merged_places(layout.words_shape, sharding)
+        column = column + jnp.asarray(window.start).astype(jnp.uint32)
+        numbers = word_numbers((*sizes[:-1], whole.words_shape[-1]), [*rows, column])
         return draw_planes(cipher_key, numbers, rate, layout, sharding), layout
     layout = Layout(window.windowed, last, last + 1)
     covering = Layout((*window.shape[:-1], (layout.words_shape[-1] + 1) * WORD), last, last + 1)
