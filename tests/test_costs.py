@@ -1,5 +1,6 @@
 """What dropout costs, in figures that do not jitter: temporaries, operations, launches on a GPU."""
 
+import math
 import re
 
 import jax
@@ -90,7 +91,7 @@ ONCE += [(shape, "channels") for shape in SHAPES[2:5]]
 
 @pytest.mark.parametrize(("shape", "rate"), ONCE, ids=str)
 def test_no_word_is_drawn_twice(shape, rate):
-    """XLA would fuse the draw into what applies it, and draw a word for each of its 32 entries.
+    """The program names every block of the cipher once.
 
     A block of the cipher is about 150 operations and gives 4 planes of 32 entries, of which 16 or
     24 are drawn; some words are padded.
@@ -102,6 +103,24 @@ def test_no_word_is_drawn_twice(shape, rate):
         return jaxdrop.dropout(key, x, traced.get(rate, rate))
 
     assert operations(call, shape) <= 60 * jnp.zeros(shape).size
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, "traced"])
+@pytest.mark.parametrize("shape", [(128, 512), (8, 128, 96), (16, 9, 9, 64)], ids=str)
+def test_the_draw_is_not_fused_with_what_applies_it_on_a_cpu(shape, rate):
+    """XLA counts the operations of a fused draw once and executes them for every element."""
+
+    def call(key, x):
+        return jaxdrop.dropout(key, x, 0.1 + 0 * x.ravel()[0] if rate == "traced" else rate)
+
+    x, size = jax.ShapeDtypeStruct(shape, jnp.float32), jnp.zeros(shape).size
+    with jax.debug_key_reuse(False):
+        text = jax.jit(call).lower(key(), x).compile().as_text()
+    drawing = [part for part in text.split("\n\n") if "u64[" in part]  # products of the cipher
+    assert drawing
+    for part in drawing:
+        shapes = re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", part)
+        assert all(math.prod(map(int, sizes.split(","))) < size for sizes in shapes)
 
 
 LAUNCHED = [(), (8,), (128, 10), (128, 512), (1024, 768), (8, 256, 768), (16, 32, 32, 3), (100003,)]
