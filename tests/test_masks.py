@@ -81,6 +81,14 @@ def test_bits_at_any_rate_are_those_of_the_reference(rate):
     np.testing.assert_array_equal(traced.unpack(), expected)
 
 
+def test_a_traced_rate_asks_for_every_plane_of_a_threshold():
+    """Its last planes settle some eight decisions of these."""
+    rate, shape = 31 * 2**-24, (2**12, 2**11)
+    traced = masks.sample(key(5), jnp.float32(rate), shape).words
+    np.testing.assert_array_equal(masks.sample(key(5), rate, shape).words, traced)
+    assert int((~traced != 0).sum()) in range(1, 60)
+
+
 @pytest.mark.parametrize("shape", [(64, 40), (72, 72), (6, 5, 56)], ids=str)
 @pytest.mark.parametrize("varying", ["all axes", "first axis", "last axis"])
 def test_bits_of_an_array_of_rates_are_those_of_the_reference(shape, varying):
