@@ -78,7 +78,7 @@ def test_legends_cover_nothing(tmp_path, draw):
 DRAW = {
     "bands": lambda axes, x, label: predictive_bands(axes, x, x, {label: (x - 1, x + 1)}),
     "bands of a deviation": lambda axes, x, label: predictive_bands(
-        axes, 0 * x, x, {label: abs(x)}
+        axes, np.ones(len(x)), x, {label: abs(x)}
     ),
     "reliability": lambda axes, x, label: reliability_diagram(
         axes, {label: uncertainty.ReliabilityCurve(x, x, np.ones(len(x)))}
