@@ -80,6 +80,7 @@ def test_one_class_is_refused_by_the_name_of_what_works(shape, from_logits):
     assert mc.predict(fn, key(), summary=works).variation_ratio.shape == (shape[:-1] or (1,))
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_sigmoids_of_several_classes_are_refused_by_the_name_of_what_works():
     fn = lambda key: jax.nn.sigmoid(jax.random.normal(key, (5, 3)))  # noqa: E731
     match = r"got other numbers; write.*classification\(binary=True, from_logits=False\) if each"
@@ -89,6 +90,7 @@ def test_sigmoids_of_several_classes_are_refused_by_the_name_of_what_works():
     assert mc.predict(fn, key(), summary=works).probabilities.shape == (5, 3, 2)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("shift", [0.5, -0.5, 5])
 def test_numbers_that_are_no_probability_are_refused_or_nan(shift):
     def predict(key):
@@ -101,6 +103,7 @@ def test_numbers_that_are_no_probability_are_refused_or_nan(shift):
     assert all(np.isnan(leaf).all() for leaf in traced if leaf.dtype != jnp.int32)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_samples_that_are_probabilities_on_average_only_are_refused():
     drawn = jnp.array([[[0.5, 0.0]], [[0.5, 1.0]]])
     summary = mc.classification(from_logits=False)
@@ -132,6 +135,7 @@ def test_close_logits_vote_for_the_larger():
     np.testing.assert_array_equal(votes, [[[5, 0], [0, 5]], [[0, 5], [5, 0]], [[5, 0], [5, 0]]])
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("from_logits", [True, False])
 def test_a_row_of_nan_leaves_the_others_as_they_are(from_logits):
     def fn(key, x):

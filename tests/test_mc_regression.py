@@ -29,6 +29,7 @@ def close(got, expected):
 # --- variances
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("variance", [-3.0, -1e-30, -np.inf, np.nan])
 @pytest.mark.parametrize("targets", [None, X])
 def test_a_variance_that_is_none_is_refused_or_nan(variance, targets):
@@ -47,6 +48,7 @@ def test_a_variance_that_is_none_is_refused_or_nan(variance, targets):
     assert np.isfinite(out.mean).all() and np.isfinite(out.epistemic).all()
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_one_negative_variance_among_the_samples_is_enough():
     """Their mean is positive."""
     drawn = normal(20, 3), jnp.ones((20, 3)).at[7, 1].set(-1)
@@ -62,6 +64,7 @@ def test_a_network_of_logarithms_is_right_through_what_the_message_says():
         close(mc.predict(fn, key(), X, summary=mc.regression()).aleatoric, write(-3.0))
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("chunk_size", [1, 7, 20])
 def test_ends_of_variances(chunk_size):
     means = normal(20, 3)
@@ -72,6 +75,7 @@ def test_ends_of_variances(chunk_size):
     assert np.isnan(out.log_likelihood[0]) and np.isfinite(out.log_likelihood[1:]).all()
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_predictions_of_nan_are_nan_and_no_error():
     x = X.at[1].set(jnp.nan)
     fn = lambda key, x: (noise(key, x), x**2)  # noqa: E731
@@ -89,6 +93,7 @@ def test_a_precision_that_is_none_is_refused_or_nan(bad):
         mc.regression(precision=bad)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
 def test_a_traced_precision_that_is_none_gives_nan(bad):
     def predict(precision):
@@ -171,6 +176,16 @@ BAD = {
     ),
     "complex targets": (
         lambda: mc.regression(targets=X.astype(jnp.complex64)),
+        TypeError,
+        "targets: expected an array of real numbers or 'returned', got dtype complex64",
+    ),
+    "returned targets that are complex": (
+        lambda: mc.predict(
+            lambda key, x: (noise(key, x), x.astype(jnp.complex64)),
+            key(),
+            X,
+            summary=mc.regression(precision=1.0, targets="returned"),
+        ),
         TypeError,
         "targets: expected an array of real numbers or 'returned', got dtype complex64",
     ),

@@ -369,6 +369,7 @@ def test_examples_run(fn):
 # --- what is traced cannot be refused
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("fn", EVERY[:-1], ids=lambda fn: fn.__name__)
 def test_traced_nan_stays_nan(fn):
     given = arguments(fn)
@@ -380,11 +381,13 @@ def test_traced_nan_stays_nan(fn):
         assert np.isnan(got).any()
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("fn", (entropy, *OF_SAMPLES[:3]), ids=lambda fn: fn.__name__)
 def test_traced_negative_numbers_give_nan(fn):
     assert np.isnan(jax.jit(fn)(np.array([[-1.0, 2.0], [-2.0, 3.0]]))).all()
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @of_pairs
 @pytest.mark.parametrize("bad", [-1, 3])
 def test_traced_labels_that_are_no_class_give_nan(fn, bad):
@@ -392,6 +395,7 @@ def test_traced_labels_that_are_no_class_give_nan(fn, bad):
     assert np.isfinite(jax.jit(fn)(THIRD, np.array([0, 2])))
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @each
 def test_known_values_are_checked_inside_a_trace_and_traced_ones_are_not(fn):
     given = arguments(fn)

@@ -209,6 +209,7 @@ def floating(table):
     return [(name, i) for name, places in kinds.items() for i in places]
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize(("name", "place"), floating(PER_ROW))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_nan_in_a_row_gives_nan_for_it_alone(name, place, seed):
@@ -230,6 +231,7 @@ def test_nan_in_a_row_gives_nan_for_it_alone(name, place, seed):
         np.testing.assert_array_equal(got.votes.sum(-1), 4 - (np.arange(_SIZE) == row))
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize(("name", "place"), floating(CURVES))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_nan_in_a_row_shows_in_what_is_said_of_all(name, place, seed):
@@ -244,6 +246,7 @@ def test_nan_in_a_row_shows_in_what_is_said_of_all(name, place, seed):
         assert np.isnan(getattr(got, field) if field else got).any(), field
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_risk_is_known_up_to_what_is_unknown():
     risk = jax.jit(uncertainty.risk_coverage)(jnp.array([0.2, jnp.nan, 0.1, 0.3]), jnp.ones(4)).risk
     np.testing.assert_array_equal(risk, [1, 1, 1, np.nan])

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from jaxdrop.mc import _summary
@@ -175,7 +174,7 @@ def _two_columns(x, leading=0, from_logits=True):
 
 def _check(result, *, binary):
     """Refuses what voted, and so was a number, but is not a probability."""
-    if (np.isnan(result.predictive_entropy) & (np.asarray(result.votes) > 0).any(-1)).any():
+    if (jnp.isnan(result.predictive_entropy) & (result.votes > 0).any(-1)).any():
         expected = "lie in [0, 1]" if binary else "are not negative and sum to 1 over the last axis"
         remedy = (
             "write classification(binary=True) if the function returns logits"

@@ -113,6 +113,7 @@ def _check_targets(targets):
 def _init(precision, targets, sample, num_samples):
     del num_samples
     mean, variance, targets = _parts(precision, targets, sample)
+    _check_targets(targets)
     if variance is not None:
         _summary.wide(variance.dtype)
     if precision is not None and not _fits(precision.shape, mean.shape):
@@ -168,11 +169,11 @@ def _result(state):
 
 def _check(result):
     """Refuses variances that are negative or NaN beside a mean that is a number."""
-    wrong = np.isnan(result.aleatoric) & ~np.isnan(result.mean)
+    wrong = jnp.isnan(result.aleatoric) & ~jnp.isnan(result.mean)
     if wrong.any():
         raise ValueError(
             "regression: expected a function that returns (mean, variance) with variances of at "
-            f"least 0, got negative ones or NaN for {np.count_nonzero(wrong)} of {wrong.size} "
+            f"least 0, got negative ones or NaN for {wrong.sum()} of {wrong.size} "
             "entries; write (mean, jnp.exp(log_variance)) where the network predicts a logarithm, "
             "or (mean, jax.nn.softplus(raw)) where it predicts any number"
         )
