@@ -115,7 +115,7 @@ ARRAYS = {
     "bfloat16": (jnp.ones(3, jnp.bfloat16), "bfloat16[3]  mean 1, 1 to 1"),
     "booleans": (np.array([True, False]), "bool[2]  mean 0.5, 0 to 1"),
     "complex": (jnp.ones(3, jnp.complex64), "complex64[3]"),
-    "keys": (jax.random.split(jax.random.key(0), 3), "key<fry>[3]"),
+    "keys": (jax.random.split(jax.random.key(0, impl="threefry2x32"), 3), "key<fry>[3]"),
     "a number": (0.1, "0.1"),
     "no array": ([], "[]"),
     "a pytree": (
