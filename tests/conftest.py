@@ -34,3 +34,10 @@ def settled():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def nan_on_purpose():
+    """For a test that makes NaN, also where ``jax_debug_nans`` looks for it in all the others."""
+    with jax.debug_nans(False):
+        yield

@@ -19,6 +19,8 @@ SUMMARIES = {
     "all": mc.combine(
         moments=mc.moments(),
         classification=mc.classification(),
+        binary=mc.classification(binary=True),
+        regression=mc.regression(precision=2.0),
         quantiles=mc.quantiles((0.1, 0.5)),
     ),
 }

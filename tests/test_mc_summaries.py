@@ -60,7 +60,7 @@ def test_small_variance_beside_a_large_mean(chunk_size):
 @chunked
 def test_shift_between_chunks_is_variance_too(chunk_size):
     """Samples that drift apart while every chunk by itself is narrow."""
-    drawn = jnp.linspace(0, 100, 100)[:, None] + 0.01 * normal(100, 3)
+    drawn = jnp.linspace(0, 100, 100, dtype=jnp.float32)[:, None] + 0.01 * normal(100, 3)
     assert_moments(reduce(mc.moments(), drawn, chunk_size), drawn)
 
 
@@ -163,13 +163,14 @@ def test_no_mutual_information_is_negative():
 
 
 def test_probabilities_that_underflow_have_their_logarithm():
-    logits = jnp.array([[0.0, -200.0], [0.0, -201.0]])
+    logits = jnp.array([[0.0, -200.0], [0.0, -201.0]], jnp.float32)
     out = reduce(mc.classification(), logits, chunk_size=1)
     assert out.probabilities[1] == 0
     expected = np.logaddexp(-200, -201) - np.log(2)
     np.testing.assert_allclose(out.log_probabilities[1], expected, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_logits_for_probabilities_are_refused_or_nan():
     def predict(key):
         fn = lambda key: 3 + jax.random.normal(key, (5, 4))  # noqa: E731
@@ -293,6 +294,7 @@ def test_error_of_a_quantile_is_how_far_it_varies():
     np.testing.assert_allclose(np.asarray(out.standard_error).mean(1), spread, rtol=0.1)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_combined_summaries_are_each_of_them():
     fn = lambda key: jax.nn.softmax(jax.random.normal(key, (5, 3)))  # noqa: E731
     parts = {
@@ -330,8 +332,9 @@ def test_a_summary_is_three_functions():
         update=update,
         result=lambda state: {"best": state[0], "number": state[1]},
     )
-    drawn = mc.predict(jax.random.normal, key(), num_samples=23, summary=mc.samples())
-    out = mc.predict(jax.random.normal, key(), num_samples=23, chunk_size=7, summary=summary)
+    fn = lambda key: jax.random.normal(key, (), jnp.float32)  # noqa: E731
+    drawn = mc.predict(fn, key(), num_samples=23, summary=mc.samples())
+    out = mc.predict(fn, key(), num_samples=23, chunk_size=7, summary=summary)
     assert_same_bits(out["best"], drawn.max())
     assert out["number"] == drawn.argmax()
 

@@ -75,6 +75,87 @@ def test_legends_cover_nothing(tmp_path, draw):
     assert bottom > max(artist.get_window_extent().y1 for artist in drawn)
 
 
+DRAW = {
+    "bands": lambda axes, x, label: predictive_bands(axes, x, x, {label: (x - 1, x + 1)}),
+    "bands of a deviation": lambda axes, x, label: predictive_bands(
+        axes, np.ones(len(x)), x, {label: abs(x)}
+    ),
+    "reliability": lambda axes, x, label: reliability_diagram(
+        axes, {label: uncertainty.ReliabilityCurve(x, x, np.ones(len(x)))}
+    ),
+    "risk": lambda axes, x, label: risk_coverage(
+        axes, {label: uncertainty.RiskCoverage(np.arange(1, 1 + len(x)) / len(x), x)}
+    ),
+    "histogram": lambda axes, x, label: uncertainty_histogram(axes, {label: x}),
+}
+VALUES = {
+    "single": [0.5],
+    "single and huge": [-3e38],
+    "constant": [0.25] * 5,
+    "zeros": [0.0, -0.0, 0.0],
+    "tiny": [0.0, 5e-324],
+    "one ulp apart": [1.0, np.nextafter(1.0, 2)],
+    "few ulps apart": (1 + np.arange(9) * 2.0**-52).tolist(),
+    "huge and close": [1e20, np.nextafter(1e20, 2e20)],
+    "huge and far": [-3e38, 3e38],
+}
+UNKNOWN = {
+    "NaN": [np.nan, 0.5, 1.0],
+    "infinity": [np.inf, 0.5, 1.0],
+    "minus infinity": [-np.inf, 0.5, np.nan],
+    "nothing but NaN": [np.nan] * 3,
+}
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("values", VALUES | UNKNOWN)
+@pytest.mark.parametrize("name", DRAW)
+def test_whatever_numbers_there_are_are_drawn(tmp_path, name, values, as_array):
+    x = as_array((VALUES | UNKNOWN)[values])
+    axes = one()
+    if name == "histogram" and values in UNKNOWN:
+        with pytest.raises(ValueError, match="only finite ones"):
+            DRAW[name](axes, x, "a")
+        return
+    DRAW[name](axes, x, "a")
+    assert saved(axes, tmp_path)
+    assert "a" in legend(axes)
+    if name == "histogram":
+        drawn = axes.patches[0].get_data()
+        assert drawn.values.sum() == pytest.approx(1)
+        assert (np.diff(drawn.edges) > 0).all()
+
+
+@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("label", ["", "_hidden", None])
+def test_a_curve_without_a_label_has_no_legend(tmp_path, name, label):
+    axes = one()
+    DRAW[name](axes, np.array([0.1, 0.2, 0.4]), label)
+    assert saved(axes, tmp_path)
+    if name.startswith("bands"):
+        assert legend(axes) == ["mean"]
+    else:
+        assert axes.get_legend() is None
+
+
+@pytest.mark.parametrize("draw", [reliability_diagram, risk_coverage])
+def test_no_curve_at_all_is_an_empty_figure(tmp_path, draw):
+    axes = one()
+    draw(axes, {})
+    assert axes.get_legend() is None and saved(axes, tmp_path)
+
+
+def test_one_point_is_seen(tmp_path):
+    """A line through one point has no length, and an area over it no width."""
+    axes = one()
+    predictive_bands(axes, [1.0], [2.0], {"a": [0.5]})
+    risk = one()
+    risk_coverage(risk, {"a": uncertainty.risk_coverage(jnp.array([0.1]), jnp.array([0.0]))})
+    assert axes.lines[0].get_marker() == risk.lines[0].get_marker() == "o"
+    assert axes.collections[0].get_linewidth() > 0
+    assert saved(axes, tmp_path)
+
+
 # --- bands
 
 
@@ -116,6 +197,48 @@ def test_bands_of_a_split_variance():
 def test_bands_of_other_shapes_are_refused(x, mean, band, match):
     with pytest.raises(ValueError, match=match):
         predictive_bands(one(), x, mean, {"a": band})
+
+
+def test_bands_of_points_at_one_input_do_not_depend_on_their_order():
+    x, mean = np.array([1.0, 0, 1, 1]), np.array([3.0, 0, 1, 2])
+    lines = []
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1]):
+        axes = one()
+        predictive_bands(axes, x[order], mean[order], {"a": mean[order] + 1})
+        lines.append(axes.lines[0].get_xydata())
+    assert all((line == lines[0]).all() for line in lines)
+
+
+def test_gaps_do_not_decide_which_band_is_wide():
+    axes = one()
+    wide = np.where(X == 2, np.nan, 3.0)
+    predictive_bands(axes, X, MEAN, {"narrow": np.full(4, 1.0), "wide": wide, "none": X * np.nan})
+    assert legend(axes) == ["wide", "narrow", "none", "mean"]
+
+
+@pytest.mark.parametrize(
+    ("x", "band", "match"),
+    [
+        (
+            X,
+            np.array([1.0, -1, 1, -2]),
+            "of at least 0, .* for 2 of 4 points; take jnp.exp",
+        ),
+        (X, (X + 1, X), r"bands\['a'\]: .*lower <= upper, got the opposite for 4 of 4"),
+        (X[:0], X[:0], r"x and mean: .* got \(0,\) and \(0,\); .* one point or more"),
+    ],
+)
+def test_bands_that_end_before_they_begin_are_refused(x, band, match):
+    with pytest.raises(ValueError, match=match):
+        predictive_bands(one(), x, x, {"a": band})
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(0, ValueError), (2.5, TypeError), ("auto", TypeError)])
+def test_numbers_of_bins_and_axes_are_integers(bad, kind):
+    with pytest.raises(kind, match=r"num_bins: expected .*, got .*; write"):
+        uncertainty_histogram(one(), {"a": X}, num_bins=bad)
+    with pytest.raises(kind, match=r"num_axes: expected .*, got .*; write"):
+        figure(bad)
 
 
 # --- histogram

@@ -62,6 +62,7 @@ def test_auroc_of_two_gaussians():
     close(got, stats.norm.cdf(np.sqrt(0.5)), atol=0.02, rtol=0)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1], [0, 1, 2], [-1, 1, 0]])
 def test_traced_labels_that_are_not_of_both_kinds_give_nan(labels):
     scores = np.array([0.1, 0.2, 0.3])
@@ -77,7 +78,7 @@ def test_gradient_of_auroc_is_zero():
 BAD_SCORES = [
     (np.ones(2) + 0j, [0, 1], TypeError, "scores: expected real numbers, got dtype complex.*cast"),
     (np.array([np.nan, 1]), [0, 1], ValueError, "scores: expected numbers, got values from nan"),
-    (np.ones(2), [0.0, 1.0], TypeError, "labels: expected booleans, or 0 and 1.*float32; write"),
+    (np.ones(2), [0.0, 1.0], TypeError, "labels: expected booleans, or 0 and 1.*float.*; write"),
     (np.ones(2), [0, 1, 1], ValueError, r"shape \(N,\).*got \(2,\) and \(3,\); flatten"),
     (np.ones((2, 1)), [[0], [1]], ValueError, r"got \(2, 1\) and \(2, 1\); flatten both"),
     (np.ones(0), np.zeros(0, int), ValueError, r"N of at least 1, got \(0,\) and \(0,\)"),
@@ -179,7 +180,6 @@ def test_temperature_at_its_limits():
     assert float(temperature_scaling(logits, (right + 1) % 3)) == 100
     assert float(temperature_scaling(200 * logits, right)) == np.float32(0.01)
     assert float(temperature_scaling(np.zeros((4, 3)), np.array([0, 1, 2, 0]))) == 1
-    assert float(temperature_scaling(np.ones((2, 1)), np.array([0, 0]))) == 1
     for labels in (right, (right + 1) % 3):
         np.testing.assert_array_equal(jax.grad(temperature_scaling)(logits, labels), 0)
 
@@ -200,6 +200,7 @@ def test_temperature_has_the_gradient_of_the_minimum():
         close(got, expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_traced_logits_that_are_not_finite_give_nan(bad):
     logits, labels = classifier(20, 3, 1.0, 1.0)
@@ -212,7 +213,7 @@ def test_traced_logits_that_are_not_finite_give_nan(bad):
 BAD_LOGITS = [
     (np.ones((2, 3), int), [0, 1], TypeError, "logits: expected a floating array, got dtype int"),
     (1.0, 0, ValueError, r"logits: expected shape \(..., C\).*got \(\); put the classes"),
-    (np.ones((2, 0)), [0, 1], ValueError, r"at least one class, got \(2, 0\)"),
+    (np.ones((2, 0)), [0, 1], ValueError, r"at least two classes, got \(2, 0\)"),
     (np.ones((2, 3)), [0, 3], ValueError, r"class numbers in \[0, 3\), got values from 0 to 3"),
     (np.ones((2, 3)), [0], ValueError, r"labels: expected shape \(2,\) for logits of shape"),
     (np.ones((2, 3)), [0.5, 1], TypeError, "labels: expected class numbers of an integer dtype"),

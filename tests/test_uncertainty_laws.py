@@ -134,6 +134,7 @@ def test_order_of_examples_does_not_matter(name):
     _close(fn(*turned), fn(*given))
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @pytest.mark.parametrize("name", [name for name in CASES if name != "area_under_risk_coverage"])
 def test_traced_nan_stays_nan(name):  # the one left out takes NaN as the most uncertain
     fn, given = _case(name)
@@ -144,6 +145,7 @@ def test_traced_nan_stays_nan(name):  # the one left out takes NaN as the most u
             assert any(np.isnan(leaf).any() for leaf in got), i
 
 
+@pytest.mark.usefixtures("nan_on_purpose")
 @each
 def test_known_values_are_checked_inside_a_trace_and_traced_ones_are_not(name):
     fn, given = _case(name)

@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
-from jaxdrop import uncertainty
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
+from jaxdrop.uncertainty import _entropy, _repr
 
 
 class Classification(NamedTuple):
@@ -22,7 +21,8 @@ class Classification(NamedTuple):
         mutual_information: the difference of the two, shape (...): what the model does not know.
         variation_ratio: share of samples that disagree with the most frequent class, shape (...).
         log_probabilities: logarithm of ``probabilities``, exact where those underflow.
-        votes: number of samples whose most probable class each class is, int32, shape (..., C).
+        votes: number of samples whose most probable class, the first of equal ones, each class
+            is; int32, shape (..., C). A sample with NaN has none.
         standard_error: Monte-Carlo standard error of ``probabilities``; inf for a single sample.
     """
 
@@ -35,6 +35,11 @@ class Classification(NamedTuple):
     votes: jax.Array
     standard_error: jax.Array
 
+    def __repr__(self):
+        votes = self.votes
+        known = _repr.readable(votes) and votes.ndim and votes.size
+        return _repr.short(self, f", {votes.sum(-1).max()} samples" if known else "")
+
 
 class _State(NamedTuple):
     probabilities: _summary.Welford
@@ -43,16 +48,26 @@ class _State(NamedTuple):
     votes: Any
 
 
-def classification(*, from_logits: bool = True) -> Summary:
+def classification(*, from_logits: bool = True, binary: bool = False) -> Summary:
     """Mean probabilities, entropies, mutual information and variation ratio of a classifier.
+
+    A row with NaN in any sample gives NaN, and no other row does.
 
     Args:
         from_logits: whether the function returns logits, shape (..., C), which then go through a
             softmax; False if it returns probabilities. Never guessed: where it is False and rows
             do not sum to one, the result is refused, or NaN under a trace.
+        binary: whether each number answers a yes-or-no question: the logit of yes, or with
+            ``from_logits=False`` its probability, as from a sigmoid. The shape is (...), or
+            (..., 1) with another axis before; the results are those of the C = 2 classes no and
+            yes, in this order. A function that returns one logit an example, shape (N,), needs
+            it: without it that is one example of N classes.
 
     Returns:
         A `Summary` whose result is a `Classification`.
+
+    Raises:
+        TypeError: an argument is not a bool.
 
     Example:
         >>> fn = lambda key, x: x + jax.random.normal(key, x.shape)
@@ -60,89 +75,114 @@ def classification(*, from_logits: bool = True) -> Summary:
         >>> out = predict(fn, jax.random.key(0), x, num_samples=50, summary=classification())
         >>> out.probabilities.shape, out.mutual_information.shape
         ((5, 3), (5,))
+        >>> summary = classification(binary=True)
+        >>> predict(fn, jax.random.key(0), x[:, :1], summary=summary).probabilities.shape
+        (5, 2)
 
     References:
         Gal, "Uncertainty in deep learning", 2016, section 3.3.1.
         Houlsby et al., "Bayesian active learning for classification and preference learning",
         2011, eq. 2.
     """
-    if not isinstance(from_logits, bool):
-        raise TypeError(
-            f"from_logits: expected True or False, got {from_logits!r}; write "
-            "classification(from_logits=False) for a function that returns probabilities"
-        )
-    if from_logits:
-        return Summary(_init, Partial(_update, from_logits=True), _result)
-    return Summary(_init, Partial(_update, from_logits=False), _result_of_probabilities, _check)
+    for name, given in {"from_logits": from_logits, "binary": binary}.items():
+        if not isinstance(given, bool):
+            raise TypeError(
+                f"{name}: expected True or False, got {given!r}; write classification("
+                "from_logits=False) for a function that returns probabilities, classification("
+                "binary=True) for one that returns one logit a row"
+            )
+    return Summary(
+        Partial(_init, binary=binary),
+        Partial(_update, from_logits=from_logits, binary=binary),
+        _result,
+        None if from_logits else Partial(_check, binary=binary),
+    )
 
 
-def _init(sample, num_samples):
+def _init(sample, num_samples, *, binary):
     del num_samples
-    if not hasattr(sample, "shape") or not sample.shape:
+    if not hasattr(sample, "shape") or not (sample.shape or binary):
         raise ValueError(
             "classification: expected a function that returns one array of shape (..., C), got "
             f"{jax.tree.map(lambda leaf: leaf.shape, sample)}; wrap it in a lambda that picks "
             "the logits"
         )
+    if not binary and sample.shape[-1] < 2:
+        raise ValueError(
+            "classification: expected two classes or more on the last axis, got shape "
+            f"{sample.shape}; write classification(binary=True) for one logit a row, "
+            "classification(binary=True, from_logits=False) for one probability, as from a sigmoid"
+        )
+    if binary:
+        sample = jax.eval_shape(_two_columns, sample)
     welford = _summary.init_welford(sample)
     zeros = welford.mean
     return _State(welford, zeros - jnp.inf, zeros.sum(-1), _summary.zeros_like(sample, jnp.int32))
 
 
-def _update(state, samples, start, *, from_logits):
+def _update(state, samples, start, *, from_logits, binary):
     del start
-    values = samples.astype(state.log_sum.dtype)
+    scores = samples.astype(state.log_sum.dtype)
+    if binary:
+        scores = _two_columns(scores, leading=1, from_logits=from_logits)
     if from_logits:
-        logs = jax.nn.log_softmax(values)
+        logs = jax.nn.log_softmax(scores)
         values = jnp.exp(logs)
     else:
+        near_1 = jnp.abs(scores.sum(-1, keepdims=True) - 1) < 0.01
+        fits = near_1 & (scores >= 0).all(-1, keepdims=True)
+        values = jnp.where(fits, scores, jnp.nan)
         logs = jnp.log(values)
     before = state.probabilities
     after = _summary.update_welford(before, values)
     share = jnp.asarray(values.shape[0] / after.count, values.dtype)
-    entropy = uncertainty.entropy(values).mean(0)
-    votes = jax.nn.one_hot(values.argmax(-1), values.shape[-1], dtype=jnp.int32).sum(0)
+    entropy = _entropy._entropy(values).mean(0)
+    # The scores decide, not what a softmax makes of them: it rounds close ones to equal ones.
+    votes = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=jnp.bool_)
+    votes = votes & ~jnp.isnan(scores).any(-1, keepdims=True)
     return _State(
         after,
         jnp.logaddexp(state.log_sum, jax.nn.logsumexp(logs, axis=0)),
         state.entropy + (entropy - state.entropy) * share,
-        state.votes + votes,
+        state.votes + votes.sum(0, dtype=jnp.int32),
     )
 
 
 def _result(state):
-    p = state.probabilities.mean
-    count = state.probabilities.count.astype(p.dtype)
-    predictive = uncertainty.entropy(p)
+    p, count = state.probabilities.mean, state.probabilities.count
+    predictive = _entropy._entropy(p)
+    # Of integers, since 1 - votes / count may be rounded to less than 0.
+    others = (count - state.votes.max(-1)).astype(p.dtype) / count.astype(p.dtype)
     return Classification(
         p,
         predictive,
         state.entropy,
         jnp.maximum(predictive - state.entropy, 0),
-        1 - state.votes.max(-1).astype(p.dtype) / count,
-        state.log_sum - jnp.log(count),
+        jnp.where(jnp.isnan(predictive), jnp.nan, others),
+        jnp.minimum(state.log_sum - jnp.log(count.astype(p.dtype)), 0),
         state.votes,
         _summary.standard_error(state.probabilities),
     )
 
 
-def _result_of_probabilities(state):
-    """NaN where the samples cannot have been probabilities."""
-    out = _result(state)
-    p = out.probabilities
-    fits = (jnp.abs(p.sum(-1) - 1) < 0.01) & (p >= 0).all(-1)
-
-    def blank(leaf):
-        wrong = ~fits if leaf.ndim == fits.ndim else ~fits[..., None]
-        return jnp.where(wrong, jnp.nan, leaf) if leaf.dtype != jnp.int32 else leaf
-
-    return jax.tree.map(blank, out)
+def _two_columns(x, leading=0, from_logits=True):
+    """The scores of no and yes on a last axis; an axis of one, behind the rows, is taken away."""
+    if x.ndim > leading + 1 and x.shape[-1] == 1:
+        x = x.squeeze(-1)
+    return jnp.stack([jnp.zeros_like(x) if from_logits else 1 - x, x], axis=-1)
 
 
-def _check(result):
-    if np.isnan(result.predictive_entropy).any():
+def _check(result, *, binary):
+    """Refuses what voted, and so was a number, but is not a probability."""
+    if (jnp.isnan(result.predictive_entropy) & (result.votes > 0).any(-1)).any():
+        expected = "lie in [0, 1]" if binary else "are not negative and sum to 1 over the last axis"
+        remedy = (
+            "write classification(binary=True) if the function returns logits"
+            if binary
+            else "write classification(from_logits=True) if the function returns logits, or "
+            "classification(binary=True, from_logits=False) if each number is a probability of "
+            "its own, as from a sigmoid"
+        )
         raise ValueError(
-            "classification: expected probabilities, which are not negative and sum to 1 over the "
-            "last axis, got other numbers; write classification(from_logits=True) if the function "
-            "returns logits, or put jax.nn.softmax around it"
+            f"classification: expected probabilities, which {expected}, got other numbers; {remedy}"
         )

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
+from jaxdrop.uncertainty import _repr
 
 
 class Moments(NamedTuple):
@@ -18,6 +19,9 @@ class Moments(NamedTuple):
     mean: Any
     variance: Any
     standard_error: Any
+
+    def __repr__(self):
+        return _repr.short(self)
 
 
 def moments() -> Summary:

@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from jaxdrop.masks import _rate
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
-from jaxdrop.uncertainty import _likelihood
+from jaxdrop.uncertainty import _arrays, _likelihood, _repr
+
+_RETURNED = "returned"
 
 
 class Regression(NamedTuple):
@@ -24,7 +26,8 @@ class Regression(NamedTuple):
         total: the sum of both.
         standard_error: Monte-Carlo standard error of ``mean``; inf for a single sample.
         log_likelihood: logarithm of the density that the samples give to each target, in nats;
-            its mean over a test set is the test log-likelihood. None without targets.
+            its mean over a test set is the test log-likelihood. NaN where a variance is 0 or the
+            target NaN; None without targets.
     """
 
     mean: jax.Array
@@ -33,6 +36,9 @@ class Regression(NamedTuple):
     total: jax.Array
     standard_error: jax.Array
     log_likelihood: jax.Array | None
+
+    def __repr__(self):
+        return _repr.short(self)
 
 
 class _State(NamedTuple):
@@ -49,17 +55,20 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
     Args:
         precision: known precision of the noise, 1 over its variance, above 0: a scalar, or an
             array that broadcasts to the output. The function then returns means. None if it
-            returns the pair ``(mean, variance)`` of arrays of one shape.
+            returns the pair ``(mean, variance)`` of arrays of one shape; of a predicted logarithm
+            it returns ``jnp.exp``. A negative or NaN variance is refused, or NaN under a trace.
         targets: what came true, an array of the shape of the means; without them there is no
-            ``log_likelihood``.
+            ``log_likelihood``. Or ``"returned"``: the function returns them last,
+            ``(mean, targets)`` with a precision, else ``(mean, variance, targets)``. So each batch
+            of `predict_batches` brings its own: ``lambda key, x, y: (fn(key, x), y)``.
 
     Returns:
         A `Summary` whose result is a `Regression`, in float32 or better. Precision and targets
         may be traced, and other ones of the same shape need no new compilation.
 
     Raises:
-        TypeError: ``precision`` is no real number.
-        ValueError: a known ``precision`` is not above 0.
+        TypeError: ``precision`` or ``targets`` is not of real numbers.
+        ValueError: a known ``precision`` is not above 0, or not finite. A traced one gives NaN.
 
     Example:
         >>> fn = lambda key, x: x + jax.random.normal(key, x.shape)
@@ -74,25 +83,49 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
         Bayesian deep learning for computer vision?", 2017, eq. 9.
     """
     if precision is not None:
-        ends = (float(np.finfo(np.float32).tiny), np.inf)
-        remedy = "a variance v is the precision 1 / v"
-        _rate.check_real(precision, "precision", ends, "(0, inf)", "precisions", remedy)
-        precision = jnp.asarray(precision)
-    targets = None if targets is None else jnp.asarray(targets)
+        tiny = float(np.finfo(np.float32).tiny)
+        ends, remedy = (tiny, 1 / tiny), "a variance v is the precision 1 / v"
+        named = "precision", ends, "(0, inf)", "precisions", remedy
+        precision = jnp.asarray(_rate.check_real(precision, *named))
+        precision = jnp.where((precision > 0) & jnp.isfinite(precision), precision, jnp.nan)
+    if targets is not None and not isinstance(targets, str):
+        targets = _arrays.as_array(targets, "targets")
+    _check_targets(targets)
     return Summary(
         Partial(_init, precision, targets),
         Partial(_update, precision, targets),
-        Partial(_result, precision, targets),
+        _result,
+        _check,
     )
+
+
+def _check_targets(targets):
+    kind = getattr(targets, "dtype", np.dtype(np.float32))
+    real = any(jnp.issubdtype(kind, one) for one in (jnp.floating, jnp.integer))
+    if not real or (isinstance(targets, str) and targets != _RETURNED):
+        got = f"dtype {kind}" if hasattr(targets, "dtype") else repr(targets)
+        raise TypeError(
+            f"targets: expected an array of real numbers or 'returned', got {got}; write "
+            "'returned' if the function returns them beside its prediction"
+        )
 
 
 def _init(precision, targets, sample, num_samples):
     del num_samples
-    mean, _ = _parts(precision, sample)
+    mean, variance, targets = _parts(precision, targets, sample)
+    _check_targets(targets)
+    if variance is not None:
+        _summary.wide(variance.dtype)
+    if precision is not None and not _fits(precision.shape, mean.shape):
+        raise ValueError(
+            f"precision: expected one number or a shape that broadcasts to {mean.shape}, that of "
+            f"the predicted means, got {precision.shape}; reshape it, such as precision[:, None] "
+            "for one precision an example"
+        )
     if targets is not None and targets.shape != mean.shape:
         raise ValueError(
             f"targets: expected the shape of the predicted means, {mean.shape}, got "
-            f"{targets.shape}; a column of them is not a vector: write targets.reshape"
+            f"{targets.shape}; {_remedy(targets, mean)}"
         )
     welford = _summary.init_welford(mean)
     zeros = welford.mean
@@ -101,30 +134,28 @@ def _init(precision, targets, sample, num_samples):
 
 def _update(precision, targets, state, samples, start):
     del start
-    means, variances = _parts(precision, samples)
+    means, variances, returned = _parts(precision, targets, samples)
     after = _summary.update_welford(state.means, means)
     dtype = after.mean.dtype
     if variances is None:
-        variance = (1 / precision).astype(dtype)
-        averaged = jnp.broadcast_to(variance, after.mean.shape)
-        variances = variance
-    else:
-        variances = variances.astype(dtype)
-        share = jnp.asarray(means.shape[0] / after.count, dtype)
-        averaged = state.variances + (variances.mean(0) - state.variances) * share
+        variances = jnp.broadcast_to((1 / precision).astype(dtype), after.mean.shape)[None]
+    variances = variances.astype(dtype)
+    variances = jnp.where(variances >= 0, variances, jnp.nan)
+    share = jnp.asarray(means.shape[0] / after.count, dtype)
+    # Not by a difference, which would make NaN of an infinite variance.
+    averaged = state.variances * (1 - share) + variances.mean(0) * share
     if targets is None:
         return _State(after, averaged, None)
-    variances = variances.reshape((1,) * (means.ndim - variances.ndim) + variances.shape)
-    logs = _likelihood.log_density(means.astype(dtype), variances, targets.astype(dtype)[None])
+    truth = returned if isinstance(targets, str) else targets[None]
+    logs = _likelihood.log_density(means.astype(dtype), variances, truth.astype(dtype))
     log_sum = jnp.logaddexp(state.log_sum, jax.nn.logsumexp(logs, axis=0))
     return _State(after, averaged, log_sum)
 
 
-def _result(precision, targets, state):
-    del precision
+def _result(state):
     epistemic = _summary.variance(state.means)
     log_likelihood = None
-    if targets is not None:
+    if state.log_sum is not None:
         log_likelihood = state.log_sum - jnp.log(state.means.count.astype(epistemic.dtype))
     return Regression(
         state.means.mean,
@@ -136,22 +167,57 @@ def _result(precision, targets, state):
     )
 
 
-def _parts(precision, output):
-    """Means, and variances or None, of an output that fits."""
-    if precision is not None:
-        if hasattr(output, "shape"):
-            return output, None
+def _check(result):
+    """Refuses variances that are negative or NaN beside a mean that is a number."""
+    wrong = jnp.isnan(result.aleatoric) & ~jnp.isnan(result.mean)
+    if wrong.any():
         raise ValueError(
-            "regression: expected a function that returns one array of means, got "
-            f"{jax.tree.map(lambda leaf: leaf.shape, output)}; leave precision out if it returns "
-            "a pair of means and variances"
+            "regression: expected a function that returns (mean, variance) with variances of at "
+            f"least 0, got negative ones or NaN for {wrong.sum()} of {wrong.size} "
+            "entries; write (mean, jnp.exp(log_variance)) where the network predicts a logarithm, "
+            "or (mean, jax.nn.softplus(raw)) where it predicts any number"
         )
-    if isinstance(output, tuple | list) and len(output) == 2:
-        mean, variance = output
-        if getattr(mean, "shape", None) == getattr(variance, "shape", ()):
-            return mean, variance
+
+
+def _parts(precision, targets, output):
+    """Means, variances or None, and targets or None, of an output that fits."""
+    own = isinstance(targets, str)
+    count = 1 + (precision is None) + own
+    if count == 1 and hasattr(output, "shape"):
+        return output, None, targets
+    if count > 1 and isinstance(output, tuple | list) and len(output) == count:
+        mean, *rest = output
+        variance = rest[0] if precision is None else None
+        shapes = {getattr(one, "shape", None) for one in (mean, variance) if one is not None}
+        if len(shapes) == 1 and None not in shapes and hasattr(rest[-1], "shape"):
+            return mean, variance, rest[-1] if own else targets
+    shapes = jax.tree.map(lambda leaf: leaf.shape, output)
+    if precision is not None:
+        expected = "a pair (mean, targets) of arrays" if own else "one array of means"
+        remedy = "leave precision out if it returns means and variances"
+    else:
+        expected = "a triple (mean, variance, targets)" if own else "a pair (mean, variance)"
+        expected += " of arrays of one shape"
+        remedy = (
+            "give the known precision of the noise, regression(precision=...), if it returns no "
+            "variance"
+        )
     raise ValueError(
-        "regression: expected a function that returns a pair (mean, variance) of arrays of one "
-        f"shape, got {jax.tree.map(lambda leaf: leaf.shape, output)}; give the known precision "
-        "of the noise, regression(precision=...), if it returns means alone"
+        f"regression: expected a function that returns {expected}, got {shapes}; {remedy}"
+    )
+
+
+def _fits(shape, whole):
+    try:
+        return np.broadcast_shapes(shape, whole) == whole
+    except ValueError:
+        return False
+
+
+def _remedy(targets, mean):
+    if targets.size == mean.size:
+        return f"write targets.reshape({mean.shape}): a column of them is not a vector"
+    return (
+        "give one target for each predicted mean; where each batch has its own, let the function "
+        "return them, lambda key, x, y: (fn(key, x), y), and write targets='returned'"
     )

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from jaxdrop.masks import _rate
 from jaxdrop.mc import _sample_axis, _summary
 from jaxdrop.mc._summary import Summary
+from jaxdrop.uncertainty import _repr
 
 
 class Quantiles(NamedTuple):
@@ -25,6 +28,9 @@ class Quantiles(NamedTuple):
 
     values: Any
     standard_error: Any
+
+    def __repr__(self):
+        return _repr.short(self)
 
 
 def samples() -> Summary:
@@ -41,20 +47,21 @@ def samples() -> Summary:
     return Summary(_init, _update, _result)
 
 
-def quantiles(probabilities: Sequence[float]) -> Summary:
+def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
     """Quantiles of the outputs, entry by entry. Memory grows with the number of samples.
 
     Between two samples it interpolates linearly, as ``jnp.quantile``. In float32 or better.
 
     Args:
-        probabilities: Python numbers in [0, 1], such as ``(0.05, 0.5, 0.95)``.
+        probabilities: numbers in [0, 1], such as ``(0.05, 0.5, 0.95)``, or a known array of
+            shape ``(Q,)``.
 
     Returns:
         A `Summary` whose result is a `Quantiles`.
 
     Raises:
-        TypeError: ``probabilities`` holds no real numbers.
-        ValueError: one lies outside [0, 1], or there is none.
+        TypeError: ``probabilities`` holds no real numbers, or is traced.
+        ValueError: one lies outside [0, 1], or there is none, or more than one axis of them.
 
     Example:
         >>> fn = lambda key, x: x + jax.random.uniform(key, x.shape)
@@ -66,6 +73,13 @@ def quantiles(probabilities: Sequence[float]) -> Summary:
     References:
         Hyndman & Fan, "Sample quantiles in statistical packages", 1996, definition 7.
     """
+    if isinstance(probabilities, Tracer):
+        raise TypeError(
+            f"probabilities: expected known numbers in [0, 1], got {probabilities}; write for "
+            "example quantiles((0.05, 0.5, 0.95)), outside of jax.jit"
+        )
+    if isinstance(probabilities, np.ndarray | jax.Array) and probabilities.ndim == 1:
+        probabilities = list(np.asarray(probabilities))
     if not isinstance(probabilities, Sequence) or not len(probabilities):
         raise ValueError(
             f"probabilities: expected one number in [0, 1] or more, got {probabilities!r}; write "

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxdrop.plots._figures import legend_on_top
+from jaxdrop.uncertainty import _checks
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
@@ -16,13 +17,16 @@ def uncertainty_histogram(axes, values, *, num_bins=30):
     Args:
         axes: matplotlib axes to draw on.
         values: uncertainties by label, arrays of any shape with at least one entry.
-        num_bins: number of bins from the smallest value to the largest one.
+        num_bins: number of bins, a Python integer of at least 1, from the smallest value to the
+            largest one; around values that are too close for so many, from 1/2 below to 1/2 above.
 
     Returns:
         None.
 
     Raises:
-        ValueError: there is no group, or one is empty or not of finite numbers.
+        TypeError: ``num_bins`` is not a Python integer.
+        ValueError: there is no group, or one is empty or not of finite numbers, or ``num_bins`` is
+            below 1.
 
     Example:
         >>> groups = {"in distribution": jnp.array([0.1, 0.2]), "out of it": jnp.array([0.9])}
@@ -31,9 +35,10 @@ def uncertainty_histogram(axes, values, *, num_bins=30):
         >>> [patch.get_data().values.tolist() for patch in axes.patches]
         [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
+    num_bins = _checks.check_count(num_bins, "num_bins", "bin", 30)
     groups = {label: np.asarray(group, float).ravel() for label, group in values.items()}
     _check(groups)
-    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), num_bins)
+    edges = _edges(np.concatenate(list(groups.values())), num_bins)
     for number, (label, group) in enumerate(groups.items()):
         counts, _ = np.histogram(group, edges)
         colour = _COLOURS[number % len(_COLOURS)]
@@ -41,6 +46,17 @@ def uncertainty_histogram(axes, values, *, num_bins=30):
         axes.stairs(counts / group.size, edges, fill=True, label=label, **style)
     axes.set(xlabel="uncertainty", ylabel="share of examples", title="Uncertainty by group")
     legend_on_top(axes)
+
+
+def _edges(values, num_bins):
+    low, high = values.min(), values.max()
+    # Halves, since the difference of the largest numbers overflows.
+    middle, half = low / 2 + high / 2, high / 2 - low / 2
+    least = 4 * num_bins * np.spacing(max(abs(low), abs(high)))  # eight steps of the dtype a bin
+    if half < least:
+        low, high = middle - max(0.5, least), middle + max(0.5, least)
+    share = np.arange(num_bins + 1) / num_bins
+    return low * (1 - share) + high * share
 
 
 def _check(groups):

@@ -2,7 +2,8 @@
 
 There is no dropout in here: predictions may come from Monte-Carlo passes, an ensemble or one
 model. Samples are axis 0, classes the last axis, entropies in nats, and uncertainties of numbers
-are variances.
+are variances. Classes are two or more: the probability p of a yes-or-no question is the row
+``[1 - p, p]``.
 """
 
 from jaxdrop.uncertainty._acquisition import BatchSelection as BatchSelection

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _checks, _entropy
+from jaxdrop.uncertainty import _checks, _entropy, _repr
 
 _MAX_CONFIGURATIONS = 10**6
 _MAX_ENTRIES = 2**20
@@ -24,6 +24,9 @@ class BatchSelection(NamedTuple):
 
     indices: jax.Array
     scores: jax.Array
+
+    def __repr__(self):
+        return _repr.short(self)
 
 
 def batch_bald(probabilities: ArrayLike, batch_size: int) -> BatchSelection:

@@ -1,5 +1,7 @@
 """Arrays as the other files want them: in float32 or better, readable where they are known."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -8,11 +10,11 @@ from jax.core import Tracer
 def as_array(x, name):
     """``x`` as a jax array; lists of numbers are welcome."""
     try:
-        return jnp.asarray(x)
+        return jnp.asarray(float(x) if isinstance(x, Fraction) else x)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name}: expected an array of numbers, got {type(x).__name__}; "
-            "convert it first, for example with jnp.asarray or jnp.stack"
+            "convert it first, for example with np.asarray(x, float) or jnp.stack"
         ) from None
 
 
@@ -36,6 +38,17 @@ def read(fn, x):
 def extremes(x):
     """Smallest and largest entry of ``x``, both NaN if one is."""
     return x.min(), x.max()
+
+
+def runs(ranked):
+    """For each of sorted numbers, where its run of equal ones starts and ends; ends are past it."""
+    count = ranked.size
+    number = jnp.arange(count, dtype=jnp.int32)
+    changes = ranked[1:] != ranked[:-1]
+    first = jnp.concatenate([jnp.ones(1, bool), changes])
+    last = jnp.concatenate([changes, jnp.ones(1, bool)])
+    start = jax.lax.cummax(jnp.where(first, number, 0))
+    return start, jax.lax.cummin(jnp.where(last, number + 1, count), reverse=True)
 
 
 def one_hot(labels, like):

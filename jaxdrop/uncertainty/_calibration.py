@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _checks, _scores
+from jaxdrop.uncertainty import _checks, _repr, _scores
 
 
 class ReliabilityCurve(NamedTuple):
@@ -21,18 +21,22 @@ class ReliabilityCurve(NamedTuple):
     Attributes:
         confidence: mean confidence of the bin's examples.
         accuracy: share of the bin's examples that are classified right.
-        share: share of all examples that fall into the bin; the shares sum to 1.
+        share: share of all examples that fall into the bin; the shares sum to 1. NaN in every
+            bin where a traced confidence is.
     """
 
     confidence: jax.Array
     accuracy: jax.Array
     share: jax.Array
 
+    def __repr__(self):
+        return _repr.short(self)
+
 
 def reliability_curve(
     probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15
 ) -> ReliabilityCurve:
-    """Confidence and accuracy of the most probable class, by bins of confidence.
+    """Confidence and accuracy of the most probable class, the first of equal ones, by bins.
 
     Bin m of M holds the examples whose confidence, the largest of their probabilities, lies in
     ``((m - 1) / M, m / M]``: equal widths, closed on the right. A calibrated model has equal
@@ -172,4 +176,6 @@ def _bins(confidence, correct, *, num_bins):
         total = jnp.where(inside, values[None], 0).sum(axes)
         return jnp.where(count == 0, centres, total / jnp.maximum(count, 1).astype(dtype))
 
-    return ReliabilityCurve(mean(confidence), mean(correct), count.astype(dtype) / confidence.size)
+    share = count.astype(dtype) / confidence.size
+    share = jnp.where(jnp.isnan(confidence).any(), jnp.nan, share)
+    return ReliabilityCurve(mean(confidence), mean(correct), share)

@@ -12,17 +12,17 @@ import numpy as np
 
 from jaxdrop.uncertainty._arrays import as_array, extremes, known, read, widen
 
+_TWO_COLUMNS = {"probabilities": "1 - p, p", "logits": "jnp.zeros_like(z), z"}
+
 
 def check_probabilities(probabilities, *, samples=False):
     """``probabilities`` in float32 or better, with samples on axis 0 if ``samples``."""
     given = _check_floating(probabilities, "probabilities")
-    layout = "(S, ..., C)" if samples else "(..., C)"
-    fits = given.ndim >= (2 if samples else 1) and given.shape[-1] >= 1
-    if not fits or (samples and given.shape[0] < 1):
-        hint = "stack samples along axis 0, " if samples else ""
+    _check_classes(given, "probabilities", "(S, ..., C)" if samples else "(..., C)")
+    if samples and (given.ndim < 2 or given.shape[0] < 1):
         raise ValueError(
-            f"probabilities: expected shape {layout} with at least one of each letter, got "
-            f"{given.shape}; {hint}put the classes on the last axis"
+            "probabilities: expected shape (S, ..., C) with at least one sample, got "
+            f"{given.shape}; stack samples along axis 0, put the classes on the last axis"
         )
     if known(given) and given.size:
         _check_simplex(given)
@@ -38,11 +38,7 @@ def check_pair(probabilities, labels):
 def check_logits(logits, labels):
     """Finite logits in float32 or better, and one class number for each row."""
     given = _check_floating(logits, "logits")
-    if given.ndim < 1 or given.shape[-1] < 1:
-        raise ValueError(
-            "logits: expected shape (..., C) with at least one class, got "
-            f"{given.shape}; put the classes on the last axis"
-        )
+    _check_classes(given, "logits", "(..., C)")
     labels = _check_labels(labels, "logits", given.shape)
     if known(given):
         low, high = read(extremes, widen(given))
@@ -106,6 +102,16 @@ def _check_floating(x, name):
     return x
 
 
+def _check_classes(given, name, layout):
+    """One class for all would make every row certain, and right: it is one of two."""
+    if given.ndim < 1 or given.shape[-1] < 2:
+        raise ValueError(
+            f"{name}: expected shape {layout} with at least two classes, got {given.shape}; put "
+            f"the classes on the last axis, jnp.concatenate([{_TWO_COLUMNS[name]}], axis=-1) for a "
+            "column of yes or no"
+        )
+
+
 def _check_labels(labels, name, shape):
     labels = as_array(labels, "labels")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -118,7 +124,8 @@ def _check_labels(labels, name, shape):
         raise ValueError(
             f"labels: expected shape {tuple(rows)} for {name} of shape {shape}, "
             f"got {labels.shape}; give one class number for each row, labels.argmax(-1) for "
-            "one-hot rows"
+            f"one-hot rows, and {name} of every class, jnp.stack([{_TWO_COLUMNS[name]}], axis=-1) "
+            "for those of yes or no"
         )
     if not labels.size:
         raise ValueError(
@@ -140,10 +147,14 @@ def _check_simplex(given):
     # A softmax in 16 bits rounds every entry: three classes in bfloat16 sum to 1.002.
     tolerance = 1e-3 if given.dtype.itemsize >= 4 else 1e-2
     if not (low >= 0 and abs(least - 1) <= tolerance and abs(most - 1) <= tolerance):
+        remedy = "pass jax.nn.softmax(logits) if these are logits"
+        if 0 <= low <= high <= 1:
+            remedy += (
+                f", jnp.stack([{_TWO_COLUMNS['probabilities']}], axis=-1) if each is that of a yes"
+            )
         raise ValueError(
             "probabilities: expected numbers in [0, 1] that sum to 1 over the last axis, got "
-            f"values from {low:.6g} to {high:.6g} and sums from {least:.6g} to {most:.6g}; "
-            "pass jax.nn.softmax(logits) if these are logits"
+            f"values from {low:.6g} to {high:.6g} and sums from {least:.6g} to {most:.6g}; {remedy}"
         )
 
 

@@ -70,17 +70,13 @@ def _check_labels(scores, labels):
 def _auroc(scores, labels):
     ranked, label = jax.lax.sort((scores, labels), num_keys=1)
     positive = label == 1
-    changes = ranked[1:] != ranked[:-1]
+    start, end = _arrays.runs(ranked)
     # How many negatives score lower, and how many not higher: the same for all of equal score.
-    # Both counts rise with the rank, so those at the ends of a run of equals are running extremes.
     # Integers, hence exact.
-    up_to = jnp.cumsum(~positive, dtype=jnp.int32)
-    below = jax.lax.cummax(jnp.where(changes, up_to[:-1], 0))
-    below = jnp.concatenate([jnp.zeros(1, jnp.int32), below])
-    total = up_to[-1]
-    up_to = up_to.at[:-1].set(jnp.where(changes, up_to[:-1], total))
-    up_to = jax.lax.cummin(up_to, reverse=True)
-    won = (below + up_to).astype(scores.dtype) / (2 * total).astype(scores.dtype)
+    negatives = jnp.cumsum(~positive, dtype=jnp.int32)
+    total = negatives[-1]
+    below = jnp.where(start == 0, 0, negatives[start - 1])
+    won = (below + negatives[end - 1]).astype(scores.dtype) / (2 * total).astype(scores.dtype)
     area = jnp.where(positive, won, 0).sum() / positive.sum(dtype=jnp.int32).astype(scores.dtype)
     valid = ~jnp.isnan(ranked).any() & ((labels == 0) | (labels == 1)).all()
     return jnp.where(valid, area, jnp.nan)

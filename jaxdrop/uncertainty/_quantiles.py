@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _checks, _numbers
+from jaxdrop.uncertainty import _checks, _numbers, _repr
 
 
 class QuantileCurve(NamedTuple):
@@ -22,6 +22,9 @@ class QuantileCurve(NamedTuple):
 
     level: jax.Array
     frequency: jax.Array
+
+    def __repr__(self):
+        return _repr.short(self)
 
 
 def quantile_curve(

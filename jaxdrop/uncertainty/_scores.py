@@ -71,6 +71,8 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
 def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Share of examples whose most probable class, the first of equal ones, is the true one.
 
+    So a tie is decided as by ``argmax``, and the score is that of the decision.
+
     Args:
         probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
         labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
@@ -95,21 +97,20 @@ def top_label(p, labels):
     """Confidence of each row's most probable class, and 1 where it is the true one, else 0."""
     confidence = p.max(-1)
     correct = (p.argmax(-1).astype(labels.dtype) == labels).astype(p.dtype)
-    valid = _is_class(p, labels) & ~jnp.isnan(confidence)
-    return confidence, jnp.where(valid, correct, jnp.nan)
+    return confidence, jnp.where(_valid(p, labels), correct, jnp.nan)
 
 
 def hits(p, labels):
-    """For each class 1 where it is the true one, else 0; NaN where the label is no class."""
+    """For each class 1 where it is the true one, else 0; NaN where that is unknown."""
     true = _arrays.one_hot(labels, p).astype(p.dtype)
-    return jnp.where(_is_class(p, labels)[..., None], true, jnp.nan)
+    return jnp.where(_valid(p, labels)[..., None], true, jnp.nan)
 
 
 @jax.jit
 def _negative_log_likelihood(p, labels):
     hit = jnp.where(_arrays.one_hot(labels, p), p, 0).sum(-1)
     loss = 0 - jnp.log(jnp.maximum(hit, jnp.finfo(p.dtype).tiny))  # -x would give -0.0
-    return jnp.where(_is_class(p, labels), loss, jnp.nan).mean()
+    return jnp.where(_valid(p, labels), loss, jnp.nan).mean()
 
 
 @jax.jit
@@ -122,5 +123,6 @@ def _accuracy(p, labels):
     return top_label(p, labels)[1].mean()
 
 
-def _is_class(p, labels):
-    return (labels >= 0) & (labels < p.shape[-1])
+def _valid(p, labels):
+    """Whether a row says something: its label is a class, and none of its probabilities NaN."""
+    return (labels >= 0) & (labels < p.shape[-1]) & ~jnp.isnan(p).any(-1)

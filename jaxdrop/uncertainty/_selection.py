@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _checks
+from jaxdrop.uncertainty import _arrays, _checks, _repr
 
 
 class RiskCoverage(NamedTuple):
@@ -14,23 +14,28 @@ class RiskCoverage(NamedTuple):
 
     Attributes:
         coverage: share of examples that are kept: ``1/N, 2/N, ..., 1``.
-        risk: mean error of the examples kept at that coverage, the least uncertain ones.
+        risk: mean error of the examples kept at that coverage, the least uncertain ones; its
+            expectation over their choice where equally uncertain ones are kept in part.
     """
 
     coverage: jax.Array
     risk: jax.Array
 
+    def __repr__(self):
+        return _repr.short(self)
+
 
 def risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     """Mean error among the examples kept, when the most uncertain ones are refused.
 
-    With the examples sorted by rising uncertainty, equal ones in the order given, entry k is
-    ``coverage = k / N`` and ``risk = 1/k sum_{i <= k} errors_i``. The last risk is the mean of all
-    errors; a good measure of uncertainty keeps the risk low up to high coverage.
+    With the examples sorted by rising uncertainty, entry k is ``coverage = k / N`` and
+    ``risk = 1/k sum_{i <= k} errors_i``, averaged over all orders of the equally uncertain: each of
+    them counts with the mean error of all of them. The last risk is the mean of all errors; a
+    good measure of uncertainty keeps the risk low up to high coverage.
 
     Args:
         uncertainty: floating array of shape ``(N,)``, larger means refused earlier, for example
-            a `predictive_entropy`. A traced NaN counts as the most uncertain.
+            a `predictive_entropy`. A traced NaN is refused first, and the risk with it is NaN.
         errors: shape ``(N,)``: booleans, true where the prediction is wrong, or any real loss.
 
     Returns:
@@ -55,12 +60,13 @@ def risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> RiskCoverage:
 def area_under_risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> jax.Array:
     """Mean risk over all coverages: one number for the `risk_coverage` curve, smaller is better.
 
-    ``1/N sum_k risk_k``. It is about the mean of all errors where the uncertainty tells nothing
-    of them. It depends on that mean: compare it on the same examples.
+    ``1/N sum_k risk_k``, averaged over all orders of the equally uncertain. It is the mean of all
+    errors where all are, and about that where the uncertainty tells nothing of them. It depends
+    on that mean: compare it on the same examples.
 
     Args:
         uncertainty: floating array of shape ``(N,)``, larger means refused earlier. A traced NaN
-            counts as the most uncertain.
+            gives NaN.
         errors: shape ``(N,)``: booleans, true where the prediction is wrong, or any real loss.
 
     Returns:
@@ -84,5 +90,14 @@ def area_under_risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> jax.A
 @jax.jit
 def _risk_coverage(uncertainty, errors):
     kept = jnp.arange(1, errors.size + 1).astype(errors.dtype)
-    order = jnp.argsort(uncertainty, stable=True)
-    return RiskCoverage(kept / errors.size, jnp.cumsum(errors[order]) / kept)
+    order = jnp.argsort(uncertainty)
+    ranked = uncertainty[order]
+    start, end = _arrays.runs(ranked)
+    sums = jnp.cumsum(errors[order])
+    before = jnp.where(start == 0, 0, sums[start - 1])
+    # Of a run of equals that is kept in part, each adds the mean of the run.
+    number = jnp.arange(errors.size, dtype=jnp.int32)
+    share = (number + 1 - start).astype(errors.dtype) / (end - start).astype(errors.dtype)
+    total = jnp.where(number + 1 == end, sums, before * (1 - share) + sums[end - 1] * share)
+    risk = jnp.where(jnp.isnan(ranked), jnp.nan, total / kept)
+    return RiskCoverage(kept / errors.size, risk)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _numbers
+from jaxdrop.uncertainty import _numbers, _repr
 
 
 class VarianceSplit(NamedTuple):
@@ -23,6 +23,9 @@ class VarianceSplit(NamedTuple):
     epistemic: jax.Array
     aleatoric: jax.Array
     total: jax.Array
+
+    def __repr__(self):
+        return _repr.short(self)
 
 
 def variance_split(means: ArrayLike, variances: ArrayLike) -> VarianceSplit:
