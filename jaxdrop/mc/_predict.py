@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _sample_axis, _trace
+from jaxdrop.mc import _program, _sample_axis, _trace
 from jaxdrop.mc._audit import audit
 from jaxdrop.mc._moments import moments
 from jaxdrop.mc._summary import Summary
@@ -84,10 +84,17 @@ def predict(
     else:
         size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
     summary = moments() if summary is None else summary
-    arrays, static = _trace.split((fn, args, kwargs, tuple(summary)))
-    counts = {"num_samples": num_samples, "chunk_size": size, "memory_budget": budget}
+    counts = (num_samples, size, budget)
+    key = _keys.typed(key)
+    settled = _program.settle(fn, key, *args, **kwargs)
+    return summarised(settled, key, args, kwargs, summary, counts, sample_axis)
+
+
+def summarised(fn, key, args, kwargs, summary, counts, sample_axis):
+    """The summary of the samples of a settled function."""
+    arrays, static = _trace.split((fn, args, kwargs, tuple(summary[:3])))
     axis = _sample_axis.find(sample_axis, key, arrays)
-    result = _predict(key, arrays, static=static, axis=axis, **counts)
+    result = _program.call(_predict, (static, counts, axis), key, arrays)
     if summary.check is not None and not any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
     ):
@@ -95,16 +102,10 @@ def predict(
     return result
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("static", "num_samples", "chunk_size", "memory_budget", "axis"),
-    inline=False,
-)
-def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget, axis):
-    fn, args, kwargs, functions = _trace.join(arrays, static)
-    summary = Summary(*functions)
-    key = _keys.typed(key)
-    report = audit(fn, key, *args, **kwargs)
+def _predict(static, key, arrays):
+    static, (num_samples, chunk_size, memory_budget), axis = static
+    fn, args, kwargs, (init, update, finish) = _trace.join(arrays, static)
+    report = audit(_program.original(fn), key, *args, **kwargs)
     if not report.depends_on_key:
         raise ValueError(
             "fn: expected a function whose output depends on the key, got one that gives the same "
@@ -116,20 +117,20 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget, axi
         return fn(jax.random.fold_in(key, number), *args, **kwargs)
 
     def several(state, start, size):
-        return summary.update(state, _passes(one, key, start, size, axis), start)
+        return update(state, _passes(one, key, start, size, axis), start)
 
     devices = 1 if axis is None else axis.devices
     if chunk_size is None:
         chunk_size = _chunk_size(memory_budget * devices, report.bytes_a_pass, num_samples)
     chunk_size = -(-chunk_size // devices) * devices
     chunks, rest = divmod(num_samples, chunk_size)
-    state = summary.init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
+    state = init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
     state = jax.lax.fori_loop(
-        0, chunks, lambda i, state: several(state, i * chunk_size, chunk_size), state
+        0, chunks, lambda i, state: several(state, jnp.int32(i * chunk_size), chunk_size), state
     )
     if rest:
         state = several(state, jnp.int32(chunks * chunk_size), rest)
-    return summary.result(state)
+    return finish(state)
 
 
 def _passes(one, key, start, size, axis):
