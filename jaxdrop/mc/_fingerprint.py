@@ -1,6 +1,5 @@
 """Values as keys that are equal only where a program may be shared, and keep nothing alive."""
 
-import dataclasses
 import enum
 import functools
 import hashlib
@@ -77,12 +76,20 @@ class Reader:
         kind = type(value)
         if kind in _PLAIN:
             return kind, value
+        if kind in (tuple, list) or isinstance(value, tuple) and hasattr(kind, "_fields"):
+            return weakref.ref(kind), tuple(map(self.read, value))
+        if isinstance(value, type):
+            return weakref.ref(value)
+        if hasattr(kind, "__dataclass_fields__"):
+            return self._fields(value)
+        if isinstance(value, Mapping):
+            return weakref.ref(kind), tuple(map(self.read, (*value.keys(), *value.values())))
+        if isinstance(value, Set):
+            return weakref.ref(kind), frozenset(map(self.read, value))
         if kind is float:
             return kind, value.hex()
         if kind is complex:
             return kind, value.real.hex(), value.imag.hex()
-        if isinstance(value, type):
-            return weakref.ref(value)
         if isinstance(value, enum.Enum):
             return weakref.ref(kind), value.name
         if isinstance(value, np.dtype):
@@ -93,16 +100,8 @@ class Reader:
             return self._structure(value)
         if isinstance(value, ClosedJaxpr | Jaxpr):
             return self._program(value)
-        if isinstance(value, Mapping):
-            return weakref.ref(kind), tuple(map(self.read, (*value.keys(), *value.values())))
-        if kind in (tuple, list) or isinstance(value, tuple) and hasattr(kind, "_fields"):
-            return weakref.ref(kind), tuple(map(self.read, value))
-        if isinstance(value, Set):
-            return weakref.ref(kind), frozenset(map(self.read, value))
         if isinstance(value, Named):
             return Named, value.key
-        if dataclasses.is_dataclass(value):
-            return self._fields(value)
         is_value = kind.__eq__ is not object.__eq__ or not callable(value)
         if isinstance(value, jax.sharding.Mesh) or _library(kind) in ("jax", "jaxlib") and is_value:
             return kind, value  # shardings, names of axes
@@ -169,11 +168,11 @@ class Reader:
         return tuple(map(self.read, node)), tuple(map(self._structure, tree.children()))
 
     def _fields(self, value):
-        names = [field.name for field in dataclasses.fields(value)]
+        names = type(value).__dataclass_fields__
         if isinstance(value, nn.Module):
             if value.scope is not None:  # bound: it holds variables
                 raise Unknown(value)
-        elif not set(getattr(value, "__dict__", ())) <= set(names):
+        elif not names.keys() >= getattr(value, "__dict__", {}).keys():
             raise Unknown(value)
         return weakref.ref(type(value)), tuple(self.read(getattr(value, name)) for name in names)
 

@@ -1,6 +1,8 @@
 """Many stochastic passes as one jitted program, reduced while they run."""
 
 import functools
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -9,7 +11,7 @@ from jax.core import Tracer
 
 from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _program, _sample_axis, _trace
+from jaxdrop.mc import _checks, _program, _sample_axis, _trace
 from jaxdrop.mc._audit import audit
 from jaxdrop.mc._moments import moments
 from jaxdrop.mc._summary import Summary
@@ -24,6 +26,7 @@ def predict(
     chunk_size: int | Literal["auto"] = 10,
     memory_budget: int | None = None,
     sample_axis: str | tuple[str, ...] | None = None,
+    output: Callable[[Any], Any] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
@@ -76,24 +79,35 @@ def predict(
         deep learning", 2016, eq. 6 and 9.
     """
     _keys.check_key(key)
+    counts = counted(num_samples, chunk_size, memory_budget)
+    summary = moments() if summary is None else _checks.check_summary(summary)
+    fn, key = _checks.outputs(fn, output), _keys.typed(key)
+    with _checks.hints(kwargs, _OPTIONS):
+        settled = _program.settle(fn, key, *args, **kwargs)
+        axis = _sample_axis.find(sample_axis, key, (settled, args, kwargs))
+        return summarised(settled, key, args, kwargs, summary, counts, axis)
+
+
+_OPTIONS = [
+    name
+    for name, parameter in inspect.signature(predict).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+]
+
+
+def counted(num_samples, chunk_size, memory_budget):
+    """The checked numbers of passes, of those side by side or None, and of the bytes they take."""
     num_samples = check_count(num_samples, "num_samples", 100)
-    size = budget = None
     if isinstance(chunk_size, str) and chunk_size == "auto":
         budget = _default_budget() if memory_budget is None else memory_budget
-        budget = check_count(budget, "memory_budget", 2**30)
-    else:
-        size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
-    summary = moments() if summary is None else summary
-    counts = (num_samples, size, budget)
-    key = _keys.typed(key)
-    settled = _program.settle(fn, key, *args, **kwargs)
-    return summarised(settled, key, args, kwargs, summary, counts, sample_axis)
+        return num_samples, None, check_count(budget, "memory_budget", 2**30)
+    example = "10, or chunk_size='auto', or chunk_size=num_samples for all at once"
+    return num_samples, min(check_count(chunk_size, "chunk_size", example), num_samples), None
 
 
-def summarised(fn, key, args, kwargs, summary, counts, sample_axis):
+def summarised(fn, key, args, kwargs, summary, counts, axis):
     """The summary of the samples of a settled function."""
     arrays, static = _trace.split((fn, args, kwargs, tuple(summary[:3])))
-    axis = _sample_axis.find(sample_axis, key, arrays)
     result = _program.call(_predict, (static, counts, axis), key, arrays)
     if summary.check is not None and not any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
@@ -107,6 +121,7 @@ def _predict(static, key, arrays):
     fn, args, kwargs, (init, update, finish) = _trace.join(arrays, static)
     report = audit(_program.original(fn), key, *args, **kwargs)
     if not report.depends_on_key:
+        _refuse_empty((args, kwargs))
         raise ValueError(
             "fn: expected a function whose output depends on the key, got one that gives the same "
             "output in every pass; make it with jaxdrop.mc.from_linen or from_nnx, or give its "
@@ -145,6 +160,15 @@ def _passes(one, key, start, size, axis):
     if size == padded:
         return samples
     return jax.tree.map(lambda leaf: _sample_axis.gather(leaf)[:size], samples)
+
+
+def _refuse_empty(args):
+    for leaf in jax.tree.leaves(args):
+        if 0 in getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"args: expected at least one example, got an array of shape {leaf.shape}; leave "
+                "empty batches out"
+            )
 
 
 def _default_budget():

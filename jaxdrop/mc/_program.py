@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import Literal
 
 from jaxdrop.mc import _fingerprint, _trace
+from jaxdrop.mc._checks import Outputs
 from jaxdrop.mc._options import ModelFn
 
 _CALLS = ("jit", "pjit")
@@ -36,11 +37,16 @@ def call(body, static, *arrays):
 
 
 def settle(fn, *args, **kwargs):
-    """``fn`` where it is seen to be what it was, else the program that it is now."""
-    if isinstance(fn, ModelFn):
-        _, static = _trace.split((fn, args, kwargs))
-        if _fingerprint.fingerprint(static) is not None:
-            return fn
+    """``fn`` as it is now, for arguments like these: a `Closed` one, or itself where it cannot be.
+
+    What an adapter gives holds its arrays as leaves, so that it need not be traced if all else of
+    it is seen to be what it was.
+    """
+    if isinstance(fn.fn if isinstance(fn, Outputs) else fn, ModelFn):
+        captured, static = _trace.split(fn)
+        key = _fingerprint.fingerprint(static)
+        if key is not None and _fingerprint.fingerprint(_trace.split((args, kwargs))[1]):
+            return Closed(captured, _Adapter(key, static))
     return close(fn, *args, **kwargs) or fn
 
 
@@ -66,21 +72,27 @@ def close(fn, *args, **kwargs):
     return None if _holds_tracer(program.captured) else Closed(program.captured, program)
 
 
+def signature(args):
+    """What two lists of arguments share if a function that is settled for one fits the other."""
+    arrays, static = _trace.split(args)
+    key = _fingerprint.fingerprint(static)
+    return None if key is None else (key, [*map(jax.typeof, jax.tree.leaves(arrays))])
+
+
 def original(fn):
     """The function that a `Closed` one was made of."""
-    return fn.program.original if isinstance(fn, Closed) else fn
+    return fn.program.original(fn.captured) if isinstance(fn, Closed) else fn
 
 
 @jax.tree_util.register_pytree_node_class
 class Closed:
-    """A function as it was when traced; its leaves are the arrays that it had captured."""
+    """A function as it was when it was settled; its leaves are the arrays that it had captured."""
 
     def __init__(self, captured, program):
         self.captured, self.program = captured, program
 
     def __call__(self, *args, **kwargs):
-        arrays, _ = _trace.split((args, kwargs))
-        return self.program.run(self.captured, jax.tree.leaves(arrays))
+        return self.program.run(self.captured, *args, **kwargs)
 
     def tree_flatten(self):
         return (self.captured,), self.program
@@ -90,11 +102,24 @@ class Closed:
         return cls(*children, program)
 
 
+class _Adapter(_fingerprint.Named):
+    """A function of an adapter without its arrays."""
+
+    def __init__(self, key, static):
+        self.key, self._static = key, static
+
+    def original(self, captured):
+        return _trace.join(captured, self._static)
+
+    def run(self, captured, *args, **kwargs):
+        return self.original(captured)(*args, **kwargs)
+
+
 class _Program(_fingerprint.Named):
     """The equations of a function, with every array that it captured an input."""
 
     def __init__(self, closed, structure, original):
-        self.structure, self.original = structure, original
+        self._structure, self._original = structure, original
         self.captured, self._captures, self._steps, self._count = [], {}, [], 0
         self._capturing = {}
         reader = _fingerprint.Reader(is_run=True)
@@ -111,9 +136,13 @@ class _Program(_fingerprint.Named):
             )
         )
 
-    def run(self, captured, arguments):
-        """The outputs for these inputs."""
-        values = dict(zip(self._arguments, arguments))
+    def original(self, captured):
+        del captured  # it holds them
+        return self._original
+
+    def run(self, captured, *args, **kwargs):
+        arrays, _ = _trace.split((args, kwargs))
+        values = dict(zip(self._arguments, jax.tree.leaves(arrays)))
         values.update(zip(self._captures.values(), map(_fresh, captured)))
         read = lambda a: a.val if isinstance(a, Literal) else values[a]  # noqa: E731
         for equation, entering, leaving in self._steps:
@@ -122,7 +151,7 @@ class _Program(_fingerprint.Named):
             with equation.ctx.manager:
                 results = primitive.bind(*map(read, entering), **params)
             values.update(zip(leaving, results if primitive.multiple_results else [results]))
-        return jax.tree.unflatten(self.structure, map(read, self._outputs))
+        return jax.tree.unflatten(self._structure, map(read, self._outputs))
 
     def _new(self):
         self._count += 1
