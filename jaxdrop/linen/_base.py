@@ -7,8 +7,8 @@ from flax import linen as nn
 
 from jaxdrop.functional import _drop
 
-# What an adapter of floor 4 has decided for dropout modules while one is at work, else None. Part of
-# what jit finds a function by: a compiled part of a model may have been traced for other decisions.
+# What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
+# finds a function by it, too: a part of the model may have been compiled for other decisions.
 adapted = jax.make_user_context(default_value=None)
 
 

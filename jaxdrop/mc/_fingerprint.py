@@ -23,7 +23,7 @@ _PLAIN = (type(None), bool, int, str, bytes, type(...))
 CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call"}
 
 
-class Unknown(Exception):
+class UnknownError(Exception):
     """A value of which nobody can say that it is the same: a user's function, an open object."""
 
 
@@ -53,7 +53,7 @@ def fingerprint(*values):
     reader = Reader()
     try:
         return reader.key(tuple(map(reader.read, values)))
-    except Unknown:
+    except UnknownError:
         return None
 
 
@@ -69,14 +69,14 @@ class Reader:
         try:
             return Key((tuple(self._programs), parts))
         except TypeError as error:  # a value of JAX that has no hash
-            raise Unknown from error
+            raise UnknownError from error
 
     def read(self, value):
         """One value as something hashable."""
         kind = type(value)
         if kind in _PLAIN:
             return kind, value
-        if kind in (tuple, list) or isinstance(value, tuple) and hasattr(kind, "_fields"):
+        if kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_fields")):
             return weakref.ref(kind), tuple(map(self.read, value))
         if isinstance(value, type):
             return weakref.ref(value)
@@ -103,11 +103,13 @@ class Reader:
         if isinstance(value, Named):
             return Named, value.key
         is_value = kind.__eq__ is not object.__eq__ or not callable(value)
-        if isinstance(value, jax.sharding.Mesh) or _library(kind) in ("jax", "jaxlib") and is_value:
+        if isinstance(value, jax.sharding.Mesh) or (
+            _library(kind) in ("jax", "jaxlib") and is_value
+        ):
             return kind, value  # shardings, names of axes
         if callable(value):
             return self._function(value)
-        raise Unknown(value)
+        raise UnknownError(value)
 
     def equation(self, equation, inputs, outputs):
         """An equation of a jaxpr, with its variables numbered."""
@@ -142,19 +144,17 @@ class Reader:
         return (
             tuple((atom(v), v.aval) for v in inputs),
             tuple(map(self.read, getattr(program, "consts", ()))),
-            tuple(
-                self.equation(e, map(atom, e.invars), map(atom, e.outvars)) for e in jaxpr.eqns
-            ),
+            tuple(self.equation(e, map(atom, e.invars), map(atom, e.outvars)) for e in jaxpr.eqns),
             tuple(map(atom, jaxpr.outvars)),
         )
 
     def _array(self, value):
-        if isinstance(value, Tracer) or getattr(value, "dtype", None) == object:
-            raise Unknown(value)
+        if isinstance(value, Tracer) or getattr(value.dtype, "hasobject", False):
+            raise UnknownError(value)
         sharding = None
         if isinstance(value, jax.Array):
             if not value.is_fully_addressable:
-                raise Unknown(value)
+                raise UnknownError(value)
             sharding = value.sharding
             if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 return self._array(jax.random.key_data(value)), value.dtype
@@ -171,9 +171,9 @@ class Reader:
         names = type(value).__dataclass_fields__
         if isinstance(value, nn.Module):
             if value.scope is not None:  # bound: it holds variables
-                raise Unknown(value)
+                raise UnknownError(value)
         elif not names.keys() >= getattr(value, "__dict__", {}).keys():
-            raise Unknown(value)
+            raise UnknownError(value)
         return weakref.ref(type(value)), tuple(self.read(getattr(value, name)) for name in names)
 
     def _function(self, value):
@@ -187,7 +187,7 @@ class Reader:
         if (is_library or self._is_run) and _is_named(value):
             return value
         if not is_library or not isinstance(value, types.FunctionType):
-            raise Unknown(value)
+            raise UnknownError(value)
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         inside = (cells, value.__defaults__, value.__kwdefaults__)
         return value.__code__, *map(self.read, inside)

@@ -33,15 +33,26 @@ def predict(
 
     Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``: it depends on the key and
     on ``i`` alone, so the masks are the same bits for every ``chunk_size``, and the outputs agree
-    to the rounding of the matrix products. All passes are one program, compiled once for the
-    shapes of the arguments; what does not depend on the key runs once.
+    to the rounding of the matrix products. All passes are one program; what does not depend on the
+    key runs once.
+
+    A function predicts with what it holds at the time of the call: weights that have been trained
+    in place, attributes, globals. It is traced at every call to see them (some milliseconds for a
+    small network), and not kept alive; the same program is compiled once, whatever the weights.
+    What `from_linen` and `from_nnx` give is not even traced again, unless a field of the model, an
+    argument or ``sites`` holds a function of your own. Not seen are then changes of what the
+    methods of a model's class read from outside, and, as anywhere in JAX, of what a function that
+    is jitted inside has closed over. Under ``jax.grad`` or ``jax.vmap`` wrap the call in
+    ``jax.jit``, else a function of your own is compiled at each call; so is one that calls back to
+    a Python function without a module-level name. Under ``jax.disable_jit`` the passes run step by
+    step.
 
     Args:
         fn: function of a PRNG key and more arguments, from `from_linen`, `from_nnx` or of your
             own; returns an array or a pytree of arrays.
         key: PRNG key.
         *args: arguments of ``fn`` after the key. Arrays are traced; all else, such as
-            ``train=False``, is passed as it is and has to be hashable.
+            ``train=False``, is passed as it is: 1, 1.0 and True are three arguments.
         num_samples: number of passes, at least 1.
         summary: what to make of the samples: `moments` (the default), `classification`,
             `regression`, `quantiles`, `samples`, or several of them by `combine`.
@@ -55,16 +66,20 @@ def predict(
             be sharded over the others. ``chunk_size`` is rounded up to a multiple of the number
             of devices, ``memory_budget`` holds for each. None leaves the samples together, and
             sharded arguments need nothing.
+        output: function that picks what to summarise from what ``fn`` returns, where that is more
+            than arrays of numbers, such as ``lambda out: out["logits"]``.
         **kwargs: keyword arguments of ``fn``.
 
     Returns:
         The result of the summary.
 
     Raises:
-        TypeError: a number is no integer, ``key`` no PRNG key, or ``sample_axis`` no name.
-        ValueError: a number is below 1; the output does not depend on the key, in which case the
-            message holds the audit; ``sample_axis`` is no axis of the mesh, or the key of a kind
-            whose samples run one after the other.
+        TypeError: a number is not an integer, ``key`` not a PRNG key, ``sample_axis`` not a name,
+            ``summary`` not a `Summary`; ``fn`` is a model, returns other than arrays of numbers,
+            or does not take a keyword argument.
+        ValueError: a number is below 1; there is no example; the output does not depend on the
+            key, in which case the message holds the audit; ``sample_axis`` is not an axis of the
+            mesh, or the key of a kind whose samples run one after the other.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])

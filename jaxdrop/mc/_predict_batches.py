@@ -36,18 +36,26 @@ def predict_batches(
     """`predict` for each of many batches, and their results put together.
 
     A batch that is smaller than the first one, as the last often is, is filled up with copies of
-    its last example, which are cut off again: all batches run the same program.
+    its last example, which are cut off again: all batches run the same program. It is placed on
+    the devices as the first one is. What an example gets does not depend on how many stand beside
+    it, as masks do not, so that its results are those of the smaller batch, to the rounding of the
+    products. Not so for a function whose examples meet or whose batch is not axis 0 of what it
+    draws, and for keys other than threefry, whose bits depend on the whole shape.
 
     Args:
         fn: as for `predict`.
         key: PRNG key.
-        batches: arrays, or tuples of the arguments of ``fn`` after the key; examples are axis 0
-            of every array. A list, a generator, a data loader.
+        batches: arrays, or tuples of the arguments of ``fn`` after the key, or whatever ``inputs``
+            picks from; examples are axis 0 of every array that ``fn`` gets. A list, a generator, a
+            data loader; tensors that NumPy can read will do.
         num_samples: as for `predict`.
         summary: as for `predict`; each of its results has to have an axis of examples.
         chunk_size: as for `predict`.
         memory_budget: as for `predict`.
         sample_axis: as for `predict`.
+        output: as for `predict`.
+        inputs: function that picks from a batch what ``fn`` gets after the key, an array or a
+            tuple of arguments, such as ``lambda batch: batch[0]`` for pairs of inputs and targets.
         keys: what gets a key of its own. ``"batch"``: batch b is
             ``predict(fn, jax.random.fold_in(key, b), ...)``. ``"example"``: sample i of example n
             is ``fn(jax.random.fold_in(jax.random.fold_in(key, i), n), example)``, a batch of one,
@@ -60,7 +68,8 @@ def predict_batches(
         The result of the summary for all examples, with NumPy arrays.
 
     Raises:
-        TypeError: as `predict`.
+        TypeError: as `predict`; a batch is a list, or ``fn`` does not take it as it is: the
+            message names ``inputs``.
         ValueError: as `predict`; there is no batch, one is empty or larger than the first, its
             arrays differ in their number of examples, ``keys`` is unknown, or a result has no
             axis of examples.
@@ -171,17 +180,20 @@ def _arguments(batch, inputs):
 @contextlib.contextmanager
 def _hints(fn, key, args, batch):
     """Inside, an error of a function that does not take a batch as it came names ``inputs``."""
+    kinds = (TypeError, ValueError, AttributeError)
     try:
         yield
-    except (TypeError, AttributeError) as error:
+    except kinds as error:
         if isinstance(batch, tuple | Mapping):
             try:
                 _trace.trace(fn, key, args, {})
-            except (TypeError, AttributeError):
-                kind = "tuple, whose parts are its arguments" if args is batch else "dict"
+            except kinds:
+                is_tuple = isinstance(batch, tuple)
+                came = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
+                pick = "batch[0]" if is_tuple else f"batch[{next(iter(batch))!r}]"
                 raise TypeError(
-                    f"batches: expected what fn takes, got a {kind}: {error}; pick the inputs, as "
-                    f"in inputs=lambda batch: batch[{'0' if args is batch else repr('x')}]"
+                    f"batches: expected what fn takes, got {came}: {error}; pick the inputs, as "
+                    f"in inputs=lambda batch: {pick}"
                 ) from error
         raise
 

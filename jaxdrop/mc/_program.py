@@ -67,7 +67,7 @@ def close(fn, *args, **kwargs):
     jaxpr, shapes = jax.make_jaxpr(called, return_shape=True)(arrays)
     try:
         program = _Program(jaxpr, jax.tree.structure(shapes), fn)
-    except _fingerprint.Unknown:
+    except _fingerprint.UnknownError:
         return None
     return None if _holds_tracer(program.captured) else Closed(program.captured, program)
 
