@@ -67,16 +67,13 @@ def test_a_batch_that_is_filled_up_is_predict_too(keys, cut, draw):
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 2), (4, 3)])
 def test_keys_may_be_among_the_arguments(sizes):
     x, own = data((sum(sizes), WIDTH)), jax.random.split(key(5), sum(sizes))
-    fn = lambda key, x, own: (
-        x
-        + jax.vmap(jax.random.normal)(own)[:, None]
-        * (  # noqa: E731
-            jax.random.normal(key)
-        )
-    )
+
+    def fn(key, x, own):  # the same key an example in every pass
+        own = jax.vmap(jax.random.normal)(jax.random.clone(own))
+        return x + own[:, None] * jax.random.normal(key)
+
     out = run(fn, list(zip(cuts(x, *sizes), cuts(own, *sizes))), keys="call")
-    with jax.debug_key_reuse(False):
-        alone = mc.predict(fn, key(1), x, own, num_samples=20, summary=mc.samples())
+    alone = mc.predict(fn, key(1), x, own, num_samples=20, summary=mc.samples())
     np.testing.assert_allclose(out, alone, rtol=1e-6, atol=1e-6)
 
 

@@ -7,7 +7,7 @@ import operator
 import sys
 import types
 import weakref
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -82,14 +82,12 @@ class Reader:
             return weakref.ref(value)
         if hasattr(kind, "__dataclass_fields__"):
             return self._fields(value)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and _library(kind) in _LIBRARIES:
             return weakref.ref(kind), tuple(map(self.read, (*value.keys(), *value.values())))
-        if isinstance(value, Set):
-            return weakref.ref(kind), frozenset(map(self.read, value))
-        if kind is float:
-            return kind, value.hex()
-        if kind is complex:
-            return kind, value.real.hex(), value.imag.hex()
+        if kind in (set, frozenset):
+            return kind, frozenset(map(self.read, value))
+        if kind in (float, complex):  # by its text: NaN is one thing, and -0.0 is not 0.0
+            return kind, repr(value)
         if isinstance(value, enum.Enum):
             return weakref.ref(kind), value.name
         if isinstance(value, np.dtype):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.functional import _cells
@@ -45,8 +46,8 @@ class LinenFn(_options.ModelFn):
 
     def _decisions(self, key):
         """What is decided for the sites, equal only where it is the same."""
-        sites, is_traced = _fingerprint.fingerprint(self.sites), isinstance(key, jax.core.Tracer)
-        if isinstance(self.rate, jax.core.Tracer) or (sites is None and is_traced):
+        sites, is_traced = _fingerprint.fingerprint(self.sites), isinstance(key, Tracer)
+        if isinstance(self.rate, Tracer) or (sites is None and is_traced):
             return object()
         sites = weakref.ref(self.sites) if sites is None else sites
         return sites, None if self.rate is None else float(self.rate)

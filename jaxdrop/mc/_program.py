@@ -57,7 +57,8 @@ def close(fn, *args, **kwargs):
     JAX does not compile, and where the program calls back to Python.
     """
     arrays, static = _trace.split((args, kwargs))
-    if jax.config.jax_disable_jit or _holds_tracer((fn, arrays)):
+    is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+    if is_disabled or _holds_tracer((fn, arrays)):
         return None
 
     def called(arrays):
@@ -99,7 +100,8 @@ class Closed:
 
     @classmethod
     def tree_unflatten(cls, program, children):
-        return cls(*children, program)
+        (captured,) = children
+        return cls(captured, program)
 
 
 class _Adapter(_fingerprint.Named):
