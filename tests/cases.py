@@ -254,3 +254,16 @@ def assert_probability(hits, draws, probability):
         f"{hits} of {draws} = {hits / draws:.6f}, expected {float(probability):.6f}, "
         f"p = {p_value:.1e}"
     )
+
+
+_COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: _COMPILED.append(event) if "backend_compile" in event else None
+)
+
+
+def compilations(call):
+    """Number of programs that a call compiles, and its result."""
+    before = len(_COMPILED)
+    result = call()
+    return len(_COMPILED) - before, result

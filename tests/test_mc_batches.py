@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import jaxdrop
 from jaxdrop import mc
 from tests.cases import assert_same_bits, data, key
 
@@ -45,10 +46,35 @@ def test_a_batch_is_predict_with_its_key():
         one = jax.random.fold_in(key(1), number)
         expected = mc.predict(fn, one, batch, num_samples=20, summary=mc.samples())
         np.testing.assert_allclose(out[:, 8 * number : 8 * number + 8], expected, rtol=1e-5)
-    filled = jnp.concatenate([x[16:], jnp.repeat(x[-1:], 5, 0)])
     one = jax.random.fold_in(key(1), 2)
-    expected = mc.predict(fn, one, filled, num_samples=20, summary=mc.samples())
-    np.testing.assert_allclose(out[:, 16:], expected[:, :3], rtol=1e-5)
+    expected = mc.predict(fn, one, x[16:], num_samples=20, summary=mc.samples())
+    np.testing.assert_allclose(out[:, 16:], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("keys", ["batch", "call"])
+@pytest.mark.parametrize("cut", [64, 40])
+@pytest.mark.parametrize("draw", ["jaxdrop", "jax"])
+def test_a_batch_that_is_filled_up_is_predict_too(keys, cut, draw):
+    """Bit for bit, where nothing is multiplied: the masks are those of fewer examples."""
+    x = data((70, 7))
+    kept = lambda key, x: jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0)  # noqa: E731
+    fn = kept if draw == "jax" else lambda key, x: jaxdrop.dropout(key, x, 0.5)
+    one = jax.random.fold_in(key(1), 1) if keys == "batch" else key(1)
+    alone = mc.predict(fn, one, x[cut:], num_samples=20, summary=mc.samples())
+    assert_same_bits(run(fn, cuts(x, cut, 70 - cut), keys=keys)[:, cut:], alone)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 2), (4, 3)])
+def test_keys_may_be_among_the_arguments(sizes):
+    x, own = data((sum(sizes), WIDTH)), jax.random.split(key(5), sum(sizes))
+
+    def fn(key, x, own):  # the same key an example in every pass
+        own = jax.vmap(jax.random.normal)(jax.random.clone(own))
+        return x + own[:, None] * jax.random.normal(key)
+
+    out = run(fn, list(zip(cuts(x, *sizes), cuts(own, *sizes))), keys="call")
+    alone = mc.predict(fn, key(1), x, own, num_samples=20, summary=mc.samples())
+    np.testing.assert_allclose(out, alone, rtol=1e-6, atol=1e-6)
 
 
 def test_batches_draw_apart_unless_they_are_told_not_to():

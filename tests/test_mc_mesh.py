@@ -1,5 +1,6 @@
 """`predict` over a mesh: examples, samples or both divided among the devices."""
 
+import contextlib
 import functools
 
 import jax
@@ -156,3 +157,25 @@ def test_keys_whose_samples_run_in_turn_cannot_be_divided():
     with jax.set_mesh(mesh("Auto")), refused:
         key = jax.random.key(0, impl="rbg")
         mc.predict(dropout_alone(), key, models.inputs(), sample_axis="sample")
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("last", ["sharded", "on the host", "odd"])
+@pytest.mark.parametrize("axis", [None, "sample"])
+@pytest.mark.parametrize("is_set", [True, False])
+def test_batches_keep_their_mesh(kind, last, axis, is_set):
+    """Where the last is smaller, too: it is placed as the first."""
+    x = models.inputs(batch=22)
+    options = {"num_samples": SAMPLES, "summary": SUMMARIES["samples"], "progress": False}
+    rest = x[16:21] if last == "odd" else x[16:20]
+    expected = mc.predict_batches(dropout_alone(), key(), [x[:8], x[8:16], rest], **options)
+    grid = mesh(kind)
+    place = NamedSharding(grid, jax.P("data"))
+    batches = [jax.device_put(x[:8], place), jax.device_put(x[8:16], place)]
+    batches.append(jax.device_put(rest, place) if last == "sharded" else np.asarray(rest))
+    with jax.set_mesh(grid) if is_set else contextlib.nullcontext():
+        out = mc.predict_batches(dropout_alone(), key(), batches, sample_axis=axis, **options)
+    assert_same_bits(out, expected)

@@ -9,7 +9,7 @@ import pytest
 from scipy import special, stats
 
 from jaxdrop import mc, uncertainty
-from tests.cases import assert_same_bits, key
+from tests.cases import assert_same_bits, compilations, key
 
 chunked = pytest.mark.parametrize("chunk_size", [1, 7, 100])
 
@@ -225,19 +225,14 @@ def test_known_precision_is_the_inverse_of_the_noise(precision, chunk_size):
 
 
 def test_new_targets_need_no_new_program():
-    count = 0
-
-    def fn(key, x):
-        nonlocal count
-        count += 1
-        return noise(key, x)
-
-    found = []
+    found, counts = [], []
     for scale in (1.0, 2.0):
         summary = mc.regression(precision=scale, targets=scale * jnp.ones(5))
-        found.append(mc.predict(fn, key(), jnp.zeros(5), summary=summary))
-        traces = count if scale == 1.0 else traces  # noqa: F821
-    assert count == traces
+        predict = functools.partial(mc.predict, noise, key(), jnp.zeros(5), summary=summary)
+        count, result = compilations(predict)
+        found.append(result)
+        counts.append(count)
+    assert counts[1] == 0
     assert (found[0].log_likelihood != found[1].log_likelihood).all()
 
 

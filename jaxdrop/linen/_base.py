@@ -1,14 +1,15 @@
 """What the classes share: resolve the switch, find the key, call the function."""
 
-import contextvars
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from jaxdrop.functional import _drop
 
-# True while an adapter of floor 4 decides what a dropout module does.
-adapted = contextvars.ContextVar("adapted", default=False)
+# What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
+# finds a function by it, too: a part of the model may have been compiled for other decisions.
+adapted = jax.make_user_context(default_value=None)
 
 
 class Dropper(nn.Module):

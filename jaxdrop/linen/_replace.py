@@ -3,11 +3,14 @@
 import contextlib
 import numbers
 
+import jax
 from flax import linen as nn
 
 from jaxdrop.linen._attention_fn import attention_fn
 from jaxdrop.linen._base import adapted
 from jaxdrop.linen._dropout import call_dropout
+
+_replacing = jax.make_user_context(default_value=False)  # jit finds a function by it, too
 
 
 @contextlib.contextmanager
@@ -17,8 +20,7 @@ def replace_dropout():
     Fields, keys and errors stay Flax's: a replaced layer gives the values that `Dropout` of the
     same name would give. ``MultiHeadDotProductAttention`` with dropout computes by `attention_fn`,
     with a mask for each example and head, unless it has an ``attention_fn`` or products of the
-    user's own. The context matters while a function is traced: enter it around the
-    call that compiles, or inside the function that is compiled.
+    user's own. A function that ``jax.jit`` has compiled outside is compiled anew inside.
 
     Yields:
         None.
@@ -34,14 +36,14 @@ def replace_dropout():
     """
 
     def interceptor(next_method, args, kwargs, context):
-        if context.method_name != "__call__" or adapted.get():
+        if context.method_name != "__call__" or adapted.value is not None:
             return next_method(*args, **kwargs)
         if type(context.module) is nn.Dropout:
             return call_dropout(context.module, *args, **kwargs)
         with replaced_attention(context.module):
             return next_method(*args, **kwargs)
 
-    with nn.intercept_methods(interceptor):
+    with _replacing(True), nn.intercept_methods(interceptor):
         yield
 
 

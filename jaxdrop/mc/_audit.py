@@ -77,11 +77,8 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
         layers_1  Dropout  0.5   (3, 8)  live
         1 of 1 sites are live. The output depends on the key.
     """
-    token = auditing.set(True)
-    try:
+    with auditing(True):
         jaxpr = _trace.trace(fn, key, args, kwargs)
-    finally:
-        auditing.reset(token)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]
     return Audit(
         tuple(_trace.sites(jaxpr)),

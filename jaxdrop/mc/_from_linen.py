@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import inspect
 import numbers
+import weakref
 from typing import Any
 
 import jax
 from flax import linen as nn
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.functional import _cells
@@ -15,7 +17,7 @@ from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
 from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
-from jaxdrop.mc import _options
+from jaxdrop.mc import _fingerprint, _options
 from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key
 
 
@@ -35,15 +37,20 @@ class LinenFn(_options.ModelFn):
         # Both streams: where a lifted transform does not hand "dropout" down, or a module names a
         # collection of its own, Flax falls back to "params".
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
-        token = adapted.set(True)
-        try:
-            with nn.intercept_methods(_Interceptor(self.sites, self.rate)):
-                options = {"rngs": rngs, "method": self.method, **kwargs}
-                if not auditing.get():
-                    return self.model.apply(self.variables, *args, **options)
-                return self._audited(*args, **options)
-        finally:
-            adapted.reset(token)
+        interceptor = _Interceptor(self.sites, self.rate)
+        with adapted(self._decisions(key)), nn.intercept_methods(interceptor):
+            options = {"rngs": rngs, "method": self.method, **kwargs}
+            if not auditing.value:
+                return self.model.apply(self.variables, *args, **options)
+            return self._audited(*args, **options)
+
+    def _decisions(self, key):
+        """What is decided for the sites, equal only where it is the same."""
+        sites, is_traced = _fingerprint.fingerprint(self.sites), isinstance(key, Tracer)
+        if isinstance(self.rate, Tracer) or (sites is None and is_traced):
+            return object()
+        sites = weakref.ref(self.sites) if sites is None else sites
+        return sites, None if self.rate is None else float(self.rate)
 
     def _audited(self, *args, **options):
         """A pass that may write, and notes where it did; sown values are none of the model's."""

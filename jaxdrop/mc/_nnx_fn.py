@@ -27,7 +27,7 @@ class NnxFn(_options.ModelFn):
         for _, node in nnx.iter_graph(model):
             if isinstance(node, Live):
                 node.prepare(key, self.rate)
-        if not auditing.get():
+        if not auditing.value:
             return model(*args, **kwargs)
         before = _variables(model)
         output = model(*args, **kwargs)

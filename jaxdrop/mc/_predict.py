@@ -1,6 +1,8 @@
 """Many stochastic passes as one jitted program, reduced while they run."""
 
 import functools
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -9,7 +11,7 @@ from jax.core import Tracer
 
 from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _sample_axis, _trace
+from jaxdrop.mc import _checks, _program, _sample_axis, _trace
 from jaxdrop.mc._audit import audit
 from jaxdrop.mc._moments import moments
 from jaxdrop.mc._summary import Summary
@@ -24,21 +26,33 @@ def predict(
     chunk_size: int | Literal["auto"] = 10,
     memory_budget: int | None = None,
     sample_axis: str | tuple[str, ...] | None = None,
+    output: Callable[[Any], Any] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
 
     Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``: it depends on the key and
     on ``i`` alone, so the masks are the same bits for every ``chunk_size``, and the outputs agree
-    to the rounding of the matrix products. All passes are one program, compiled once for the
-    shapes of the arguments; what does not depend on the key runs once.
+    to the rounding of the matrix products. All passes are one program; what does not depend on the
+    key runs once.
+
+    A function predicts with what it holds at the time of the call: weights that have been trained
+    in place, attributes, globals. It is traced at every call to see them (some milliseconds for a
+    small network), and not kept alive; the same program is compiled once, whatever the weights.
+    What `from_linen` and `from_nnx` give is not even traced again, unless a field of the model, an
+    argument or ``sites`` holds a function of your own. Not seen are then changes of what the
+    methods of a model's class read from outside, and, as anywhere in JAX, of what a function that
+    is jitted inside has closed over. Under ``jax.grad`` or ``jax.vmap`` wrap the call in
+    ``jax.jit``, else a function of your own is compiled at each call; so is one that calls back to
+    a Python function without a module-level name. Under ``jax.disable_jit`` the passes run step by
+    step.
 
     Args:
         fn: function of a PRNG key and more arguments, from `from_linen`, `from_nnx` or of your
             own; returns an array or a pytree of arrays.
         key: PRNG key.
         *args: arguments of ``fn`` after the key. Arrays are traced; all else, such as
-            ``train=False``, is passed as it is and has to be hashable.
+            ``train=False``, is passed as it is: 1, 1.0 and True are three arguments.
         num_samples: number of passes, at least 1.
         summary: what to make of the samples: `moments` (the default), `classification`,
             `regression`, `quantiles`, `samples`, or several of them by `combine`.
@@ -52,16 +66,20 @@ def predict(
             be sharded over the others. ``chunk_size`` is rounded up to a multiple of the number
             of devices, ``memory_budget`` holds for each. None leaves the samples together, and
             sharded arguments need nothing.
+        output: function that picks what to summarise from what ``fn`` returns, where that is more
+            than arrays of numbers, such as ``lambda out: out["logits"]``.
         **kwargs: keyword arguments of ``fn``.
 
     Returns:
         The result of the summary.
 
     Raises:
-        TypeError: a number is no integer, ``key`` no PRNG key, or ``sample_axis`` no name.
-        ValueError: a number is below 1; the output does not depend on the key, in which case the
-            message holds the audit; ``sample_axis`` is no axis of the mesh, or the key of a kind
-            whose samples run one after the other.
+        TypeError: a number is not an integer, ``key`` not a PRNG key, ``sample_axis`` not a name,
+            ``summary`` not a `Summary`; ``fn`` is a model, returns other than arrays of numbers,
+            or does not take a keyword argument.
+        ValueError: a number is below 1; there is no example; the output does not depend on the
+            key, in which case the message holds the audit; ``sample_axis`` is not an axis of the
+            mesh, or the key of a kind whose samples run one after the other.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -76,18 +94,36 @@ def predict(
         deep learning", 2016, eq. 6 and 9.
     """
     _keys.check_key(key)
+    counts = counted(num_samples, chunk_size, memory_budget)
+    summary = moments() if summary is None else _checks.check_summary(summary)
+    fn, key = _checks.outputs(fn, output), _keys.typed(key)
+    with _checks.hints(kwargs, _OPTIONS):
+        settled = _program.settle(fn, key, *args, **kwargs)
+        axis = _sample_axis.find(sample_axis, key, (settled, args, kwargs))
+        return summarised(settled, key, args, kwargs, summary, counts, axis)
+
+
+_OPTIONS = [
+    name
+    for name, parameter in inspect.signature(predict).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+]
+
+
+def counted(num_samples, chunk_size, memory_budget):
+    """The checked numbers of passes, of those side by side or None, and of the bytes they take."""
     num_samples = check_count(num_samples, "num_samples", 100)
-    size = budget = None
     if isinstance(chunk_size, str) and chunk_size == "auto":
         budget = _default_budget() if memory_budget is None else memory_budget
-        budget = check_count(budget, "memory_budget", 2**30)
-    else:
-        size = min(check_count(chunk_size, "chunk_size", 10), num_samples)
-    summary = moments() if summary is None else summary
-    arrays, static = _trace.split((fn, args, kwargs, tuple(summary)))
-    counts = {"num_samples": num_samples, "chunk_size": size, "memory_budget": budget}
-    axis = _sample_axis.find(sample_axis, key, arrays)
-    result = _predict(key, arrays, static=static, axis=axis, **counts)
+        return num_samples, None, check_count(budget, "memory_budget", 2**30)
+    example = "10, or chunk_size='auto', or chunk_size=num_samples for all at once"
+    return num_samples, min(check_count(chunk_size, "chunk_size", example), num_samples), None
+
+
+def summarised(fn, key, args, kwargs, summary, counts, axis):
+    """The summary of the samples of a settled function."""
+    arrays, static = _trace.split((fn, args, kwargs, tuple(summary[:3])))
+    result = _program.call(_predict, (static, counts, axis), key, arrays)
     if summary.check is not None and not any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
     ):
@@ -95,17 +131,12 @@ def predict(
     return result
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("static", "num_samples", "chunk_size", "memory_budget", "axis"),
-    inline=False,
-)
-def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget, axis):
-    fn, args, kwargs, functions = _trace.join(arrays, static)
-    summary = Summary(*functions)
-    key = _keys.typed(key)
-    report = audit(fn, key, *args, **kwargs)
+def _predict(static, key, arrays):
+    static, (num_samples, chunk_size, memory_budget), axis = static
+    fn, args, kwargs, (init, update, finish) = _trace.join(arrays, static)
+    report = audit(_program.original(fn), key, *args, **kwargs)
     if not report.depends_on_key:
+        _refuse_empty((args, kwargs))
         raise ValueError(
             "fn: expected a function whose output depends on the key, got one that gives the same "
             "output in every pass; make it with jaxdrop.mc.from_linen or from_nnx, or give its "
@@ -116,20 +147,20 @@ def _predict(key, arrays, *, static, num_samples, chunk_size, memory_budget, axi
         return fn(jax.random.fold_in(key, number), *args, **kwargs)
 
     def several(state, start, size):
-        return summary.update(state, _passes(one, key, start, size, axis), start)
+        return update(state, _passes(one, key, start, size, axis), start)
 
     devices = 1 if axis is None else axis.devices
     if chunk_size is None:
         chunk_size = _chunk_size(memory_budget * devices, report.bytes_a_pass, num_samples)
     chunk_size = -(-chunk_size // devices) * devices
     chunks, rest = divmod(num_samples, chunk_size)
-    state = summary.init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
+    state = init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
     state = jax.lax.fori_loop(
-        0, chunks, lambda i, state: several(state, i * chunk_size, chunk_size), state
+        0, chunks, lambda i, state: several(state, jnp.int32(i * chunk_size), chunk_size), state
     )
     if rest:
         state = several(state, jnp.int32(chunks * chunk_size), rest)
-    return summary.result(state)
+    return finish(state)
 
 
 def _passes(one, key, start, size, axis):
@@ -144,6 +175,15 @@ def _passes(one, key, start, size, axis):
     if size == padded:
         return samples
     return jax.tree.map(lambda leaf: _sample_axis.gather(leaf)[:size], samples)
+
+
+def _refuse_empty(args):
+    for leaf in jax.tree.leaves(args):
+        if 0 in getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"args: expected at least one example, got an array of shape {leaf.shape}; leave "
+                "empty batches out"
+            )
 
 
 def _default_budget():

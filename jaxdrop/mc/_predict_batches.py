@@ -1,16 +1,18 @@
 """Predictions for more data than fit at once."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _trace
+from jaxdrop.mc import _checks, _program, _sample_axis, _trace
 from jaxdrop.mc._moments import moments
-from jaxdrop.mc._predict import mapped, predict
+from jaxdrop.mc._predict import counted, mapped, summarised
 from jaxdrop.mc._summary import Summary
 
 _KEYS = ("batch", "example", "call")
@@ -26,24 +28,34 @@ def predict_batches(
     chunk_size: int | Literal["auto"] = 10,
     memory_budget: int | None = None,
     sample_axis: str | tuple[str, ...] | None = None,
+    output: Callable[[Any], Any] | None = None,
+    inputs: Callable[[Any], Any] | None = None,
     keys: str = "batch",
     progress: bool = True,
 ) -> Any:
     """`predict` for each of many batches, and their results put together.
 
     A batch that is smaller than the first one, as the last often is, is filled up with copies of
-    its last example, which are cut off again: all batches run the same program.
+    its last example, which are cut off again: all batches run the same program. It is placed on
+    the devices as the first one is. What an example gets does not depend on how many stand beside
+    it, as masks do not, so that its results are those of the smaller batch, to the rounding of the
+    products. Not so for a function whose examples meet or whose batch is not axis 0 of what it
+    draws, and for keys other than threefry, whose bits depend on the whole shape.
 
     Args:
         fn: as for `predict`.
         key: PRNG key.
-        batches: arrays, or tuples of the arguments of ``fn`` after the key; examples are axis 0
-            of every array. A list, a generator, a data loader.
+        batches: arrays, or tuples of the arguments of ``fn`` after the key, or whatever ``inputs``
+            picks from; examples are axis 0 of every array that ``fn`` gets. A list, a generator, a
+            data loader; tensors that NumPy can read will do.
         num_samples: as for `predict`.
         summary: as for `predict`; each of its results has to have an axis of examples.
         chunk_size: as for `predict`.
         memory_budget: as for `predict`.
         sample_axis: as for `predict`.
+        output: as for `predict`.
+        inputs: function that picks from a batch what ``fn`` gets after the key, an array or a
+            tuple of arguments, such as ``lambda batch: batch[0]`` for pairs of inputs and targets.
         keys: what gets a key of its own. ``"batch"``: batch b is
             ``predict(fn, jax.random.fold_in(key, b), ...)``. ``"example"``: sample i of example n
             is ``fn(jax.random.fold_in(jax.random.fold_in(key, i), n), example)``, a batch of one,
@@ -56,7 +68,8 @@ def predict_batches(
         The result of the summary for all examples, with NumPy arrays.
 
     Raises:
-        TypeError: as `predict`.
+        TypeError: as `predict`; a batch is a list, or ``fn`` does not take it as it is: the
+            message names ``inputs``.
         ValueError: as `predict`; there is no batch, one is empty or larger than the first, its
             arrays differ in their number of examples, ``keys`` is unknown, or a result has no
             axis of examples.
@@ -74,30 +87,29 @@ def predict_batches(
             f"keys: expected one of {', '.join(map(repr, _KEYS))}, got {keys!r}; "
             "write 'batch' for a key a batch"
         )
-    key = _keys.typed(key)
-    options = {
-        "num_samples": num_samples,
-        "summary": moments() if summary is None else summary,
-        "chunk_size": chunk_size,
-        "memory_budget": memory_budget,
-        "sample_axis": sample_axis,
-    }
-    results, axes, largest, done = [], None, 0, 0
+    if inputs is not None and not callable(inputs):
+        raise TypeError(
+            f"inputs: expected a function that picks the inputs of a batch, got {inputs!r}; write "
+            "for example inputs=lambda batch: batch[0]"
+        )
+    fn, key = _checks.outputs(fn, output), _keys.typed(key)
+    counts = counted(num_samples, chunk_size, memory_budget)
+    summary = moments() if summary is None else _checks.check_summary(summary)
+    results, first, axes, done, settled, fits = [], None, None, 0, None, None
     for number, batch in enumerate(_with_bar(batches, progress)):
-        args = batch if isinstance(batch, tuple) else (batch,)
+        args = _arguments(batch, inputs)
         size = _examples(args)
-        largest = largest or size
-        if size > largest:
-            raise ValueError(
-                f"batches: expected at most as many examples as in the first, {largest}, got "
-                f"{size}; put the largest batch first"
-            )
-        args = jax.tree.map(lambda x, extra=largest - size: _fill(x, extra), args)
+        first = args if first is None else first
+        args = _filled(args, first, size)
         one, args = _keyed(fn, keys, args, done)
         used = jax.random.fold_in(key, number) if keys == "batch" else jax.random.clone(key)
-        result = predict(one, used, *args, **options)
+        with _hints(one, used, args, batch if inputs is None else None):
+            if settled is None or fits is None or fits != _program.signature(args):
+                settled, fits = _program.settle(one, used, *args), _program.signature(args)
+            axis = _sample_axis.find(sample_axis, key, (settled, args))
+            result = summarised(settled, used, args, {}, summary, counts, axis)
         if axes is None:
-            axes = _example_axes(one, used, args, options, result)
+            axes = _example_axes(one, used, args, (summary, counts, axis), result)
         cut = jax.tree.map(lambda x, a, s=size: np.asarray(x).take(range(s), a), result, axes)
         results.append(cut)
         done += size
@@ -129,10 +141,61 @@ def _examples(args) -> int:
     return sizes.pop()  # pyright: ignore[reportReturnType]
 
 
-def _fill(x, extra):
-    if not extra or not _trace.is_array(x):
+def _filled(args, first, size):
+    """The arguments with as many examples as the first ones, which they are then placed like."""
+    largest = _examples(first)
+    if size > largest:
+        raise ValueError(
+            f"batches: expected at most as many examples as in the first, {largest}, got {size}; "
+            "put the largest batch first"
+        )
+    return args if size == largest else jax.tree.map(_fill, args, first)
+
+
+def _fill(x, like):
+    if not _trace.is_array(x):
         return x
-    return np.concatenate([x, np.repeat(x[-1:], extra, 0)])
+    rows = np.minimum(np.arange(like.shape[0]), x.shape[0] - 1)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _fill(jax.random.key_data(x), jax.random.key_data(like))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    x = np.asarray(x)[rows]
+    if isinstance(like, jax.Array) and like.committed:
+        return jax.device_put(x, like.sharding)
+    return x
+
+
+def _arguments(batch, inputs):
+    """The arguments of the function in a batch, a tuple; tensors of others as NumPy arrays."""
+    picked = batch if inputs is None else inputs(batch)
+    if inputs is None and isinstance(picked, list):
+        raise TypeError(
+            f"batches: expected arrays, or tuples of the arguments of fn, got a list of "
+            f"{len(picked)}; write inputs=lambda batch: batch[0] where a batch is [inputs, "
+            "targets], or inputs=tuple where all of it are arguments"
+        )
+    return jax.tree.map(_trace.as_array, picked if isinstance(picked, tuple) else (picked,))
+
+
+@contextlib.contextmanager
+def _hints(fn, key, args, batch):
+    """Inside, an error of a function that does not take a batch as it came names ``inputs``."""
+    kinds = (TypeError, ValueError, AttributeError)
+    try:
+        yield
+    except kinds as error:
+        if isinstance(batch, tuple | Mapping):
+            try:
+                _trace.trace(fn, key, args, {})
+            except kinds:
+                is_tuple = isinstance(batch, tuple)
+                came = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
+                pick = "batch[0]" if is_tuple else f"batch[{next(iter(batch))!r}]"
+                raise TypeError(
+                    f"batches: expected what fn takes, got {came}: {error}; pick the inputs, as "
+                    f"in inputs=lambda batch: {pick}"
+                ) from error
+        raise
 
 
 def _keyed(fn, keys, args, done):
@@ -158,8 +221,19 @@ def _each_example(fn, key, numbers, *args):
 
 def _example_axes(fn, key, args, options, result):
     """The axis of examples of each result: the one that grows with the batch."""
-    longer = jax.tree.map(lambda x: _fill(x, 1), args)
-    larger = jax.eval_shape(lambda key: predict(fn, key, *longer, **options), key)
+    arrays, static = _trace.split(args)
+
+    def longer(x):
+        # Twice as many, which the devices of a mesh divide as well.
+        kind = jax.typeof(x)
+        shape = (2 * x.shape[0], *x.shape[1:])
+        return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=_explicit(kind))
+
+    def call(key, arrays):
+        return summarised(fn, key, _trace.join(arrays, static), {}, *options)
+
+    with jax.disable_jit(False):
+        larger = jax.eval_shape(call, key, jax.tree.map(longer, arrays))
 
     def axis(x, y):
         changed = [a for a, (m, n) in enumerate(zip(x.shape, y.shape)) if m != n]
@@ -171,3 +245,8 @@ def _example_axes(fn, key, args, options, result):
         return changed[0]
 
     return jax.tree.map(axis, result, larger)
+
+
+def _explicit(kind):
+    """The sharding that is part of a type, on a mesh with Explicit axes, or None."""
+    return None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding

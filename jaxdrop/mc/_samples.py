@@ -99,9 +99,10 @@ def _init(sample, num_samples):
 
 
 def _init_floating(sample, num_samples):
-    return jax.tree.map(
-        lambda leaf: _summary.zeros_like(leaf, _summary.wide(leaf.dtype), num_samples), sample
-    )
+    def buffer(path, leaf):
+        return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), num_samples)
+
+    return jax.tree_util.tree_map_with_path(buffer, sample)
 
 
 def _update(state, samples, start):

@@ -1,6 +1,5 @@
 """Dropout sites: how an adapter marks one, and keys that no two sites share."""
 
-import contextvars
 import json
 import numbers
 from typing import NamedTuple
@@ -13,8 +12,9 @@ from jaxdrop.masks import _keys
 _MARK = "jaxdrop.site:"
 _CHANGES = "jaxdrop.changes:"
 
-# Whether an audit is under way: a model may then write to its collections, which is noted.
-auditing = contextvars.ContextVar("auditing", default=False)
+# Whether an audit is under way: a model may then write to its collections, which is noted. Part of
+# what jit finds a function by, since one that was compiled before has not noted anything.
+auditing = jax.make_user_context(default_value=False)
 
 
 class Site(NamedTuple):

@@ -46,7 +46,9 @@ class Welford(NamedTuple):
 
 def init_welford(sample):
     """Before the first sample; refuses what has no mean."""
-    zeros = jax.tree.map(lambda leaf: zeros_like(leaf, wide(leaf.dtype)), sample)
+    zeros = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: zeros_like(leaf, wide(leaf.dtype, path)), sample
+    )
     return Welford(jnp.int32(0), zeros, zeros)
 
 
@@ -92,12 +94,14 @@ def zeros_like(leaf, dtype, *leading):
     return jax.sharding.reshard(zeros, NamedSharding(leaf.sharding.mesh, spec))
 
 
-def wide(dtype):
+def wide(dtype, path=()):
     """The dtype to accumulate in, float32 or better; refuses what has no mean."""
     if not jnp.issubdtype(dtype, jnp.floating):
+        where = f" at {jax.tree_util.keystr(path)}" if path else ""
         raise TypeError(
-            f"summary: expected a function with floating outputs, got dtype {dtype}; cast them in "
-            "a lambda, or use summary=samples()"
+            f"summary: expected a function with floating outputs, got dtype {dtype}{where}; cast "
+            "them in a lambda, pick others as in output=lambda out: out['logits'], or use "
+            "summary=samples()"
         )
     return np.promote_types(np.float32, dtype) if np.dtype(dtype).itemsize >= 4 else np.float32
 

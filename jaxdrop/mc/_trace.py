@@ -1,6 +1,7 @@
 """Reading a traced program: its dropout sites, and whether its outputs depend on an input."""
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxdrop.mc._site import read_changes, read_mark
@@ -76,14 +77,18 @@ def working_set(jaxpr, inputs):
 
 
 def trace(fn, key, args, kwargs):
-    """The open jaxpr of ``fn(key, *args, **kwargs)``, nothing run; its first input is the key."""
+    """The open jaxpr of ``fn(key, *args, **kwargs)``, nothing run; its first input is the key.
+
+    What it returns beside arrays is left out.
+    """
     dynamic, static = split((fn, args, kwargs))
 
     def call(key, dynamic):
         fn, args, kwargs = join(dynamic, static)
-        return fn(key, *args, **kwargs)
+        return split(fn(key, *args, **kwargs))[0]
 
-    return jax.make_jaxpr(call)(key, dynamic).jaxpr
+    with jax.disable_jit(False):  # which would write loops out
+        return jax.make_jaxpr(call)(key, dynamic).jaxpr
 
 
 def split(tree):
@@ -109,6 +114,13 @@ def _bytes(variable):
 def is_array(leaf):
     """Whether a leaf is traced, rather than passed as it is."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def as_array(leaf):
+    """A leaf that is an array of another library as one of NumPy; any other as it is."""
+    if is_array(leaf) and hasattr(leaf, "__array__"):
+        return leaf if isinstance(leaf, jax.Array | np.ndarray | np.generic) else np.asarray(leaf)
+    return leaf
 
 
 def _is_call(equation, inner):

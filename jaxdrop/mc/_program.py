@@ -1,0 +1,237 @@
+"""Functions as the programs that they are now, and compiled programs found by what they do.
+
+`jax.jit` finds a function by its identity and answers with what it closed over when it was first
+called. Here a function is traced at every call, what it has captured becomes arguments, and the
+program that is left finds its compiled form.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import Literal
+
+from jaxdrop.mc import _fingerprint, _trace
+from jaxdrop.mc._checks import Outputs
+from jaxdrop.mc._options import ModelFn
+
+_CALLS = ("jit", "pjit")
+
+
+def call(body, static, *arrays):
+    """``body(static, *arrays)``, compiled once for each program."""
+    key = _fingerprint.fingerprint(body, static)
+    if key is None:
+        closed = close(functools.partial(body, static), *arrays)
+        if closed is None:
+            return jax.jit(functools.partial(body, static))(*arrays)
+        arrays, static = _trace.split((closed, arrays))
+        return call(_call_closed, static, arrays)
+    held = _Held(key, static)
+    try:
+        return _compiled(held, body, *arrays)
+    finally:
+        held.value = None  # the cache keeps `held`
+
+
+def settle(fn, *args, **kwargs):
+    """``fn`` as it is now, for arguments like these: a `Closed` one, or itself where it cannot be.
+
+    What an adapter gives holds its arrays as leaves, so that it need not be traced if all else of
+    it is seen to be what it was.
+    """
+    if isinstance(fn.fn if isinstance(fn, Outputs) else fn, ModelFn):
+        captured, static = _trace.split(fn)
+        key = _fingerprint.fingerprint(static)
+        if key is not None and _fingerprint.fingerprint(_trace.split((args, kwargs))[1]):
+            return Closed(captured, _Adapter(key, static))
+    return close(fn, *args, **kwargs) or fn
+
+
+def close(fn, *args, **kwargs):
+    """``fn`` as a `Closed` program for arguments like these.
+
+    None where that cannot be: inside another trace, whose values ``fn`` may have captured, where
+    JAX does not compile, and where the program calls back to Python.
+    """
+    arrays, static = _trace.split((args, kwargs))
+    is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+    if is_disabled or _holds_tracer((fn, arrays)):
+        return None
+
+    def called(arrays):
+        args, kwargs = _trace.join(arrays, static)
+        return fn(*args, **kwargs)
+
+    jaxpr, shapes = jax.make_jaxpr(called, return_shape=True)(arrays)
+    try:
+        program = _Program(jaxpr, jax.tree.structure(shapes), fn)
+    except _fingerprint.UnknownError:
+        return None
+    return None if _holds_tracer(program.captured) else Closed(program.captured, program)
+
+
+def signature(args):
+    """What two lists of arguments share if a function that is settled for one fits the other."""
+    arrays, static = _trace.split(args)
+    key = _fingerprint.fingerprint(static)
+    return None if key is None else (key, [*map(jax.typeof, jax.tree.leaves(arrays))])
+
+
+def original(fn):
+    """The function that a `Closed` one was made of."""
+    return fn.program.original(fn.captured) if isinstance(fn, Closed) else fn
+
+
+@jax.tree_util.register_pytree_node_class
+class Closed:
+    """A function as it was when it was settled; its leaves are the arrays that it had captured."""
+
+    def __init__(self, captured, program):
+        self.captured, self.program = captured, program
+
+    def __call__(self, *args, **kwargs):
+        return self.program.run(self.captured, *args, **kwargs)
+
+    def tree_flatten(self):
+        return (self.captured,), self.program
+
+    @classmethod
+    def tree_unflatten(cls, program, children):
+        (captured,) = children
+        return cls(captured, program)
+
+
+class _Adapter(_fingerprint.Named):
+    """A function of an adapter without its arrays."""
+
+    def __init__(self, key, static):
+        self.key, self._static = key, static
+
+    def original(self, captured):
+        return _trace.join(captured, self._static)
+
+    def run(self, captured, *args, **kwargs):
+        return self.original(captured)(*args, **kwargs)
+
+
+class _Program(_fingerprint.Named):
+    """The equations of a function, with every array that it captured an input."""
+
+    def __init__(self, closed, structure, original):
+        self._structure, self._original = structure, original
+        self.captured, self._captures, self._steps, self._count = [], {}, [], 0
+        self._capturing = {}
+        reader = _fingerprint.Reader(is_run=True)
+        self._arguments = [self._new() for _ in closed.jaxpr.invars]
+        self._outputs = self._add(closed, self._arguments)
+        atom = lambda a: reader.literal(a) if isinstance(a, Literal) else a  # noqa: E731
+        self.key = reader.key(
+            (
+                tuple(variable.aval for variable in closed.jaxpr.invars),
+                tuple(zip(self._captures.values(), map(jax.typeof, self.captured))),
+                tuple(reader.equation(e, map(atom, i), o) for e, i, o in self._steps),
+                tuple(map(atom, self._outputs)),
+                reader.read(structure),
+            )
+        )
+
+    def original(self, captured):
+        del captured  # it holds them
+        return self._original
+
+    def run(self, captured, *args, **kwargs):
+        arrays, _ = _trace.split((args, kwargs))
+        values = dict(zip(self._arguments, jax.tree.leaves(arrays)))
+        values.update(zip(self._captures.values(), map(_fresh, captured)))
+        read = lambda a: a.val if isinstance(a, Literal) else values[a]  # noqa: E731
+        for equation, entering, leaving in self._steps:
+            primitive = equation.primitive
+            params = primitive.get_bind_params(equation.params)
+            with equation.ctx.manager:
+                results = primitive.bind(*map(read, entering), **params)
+            values.update(zip(leaving, results if primitive.multiple_results else [results]))
+        return jax.tree.unflatten(self._structure, map(read, self._outputs))
+
+    def _new(self):
+        self._count += 1
+        return self._count
+
+    def _add(self, program, inputs):
+        """Adds the equations of a program, and gives its outputs; variables become numbers."""
+        jaxpr = program.jaxpr
+        numbers = dict(zip(jaxpr.invars, inputs))
+        numbers.update(zip(jaxpr.constvars, map(self._capture, program.consts)))
+        read = lambda v: v if isinstance(v, Literal) else numbers[v]  # noqa: E731
+        for equation in jaxpr.eqns:
+            entering = [read(v) for v in equation.invars]
+            inner = self._opened(equation)
+            if inner is None:
+                leaving = [self._new() for _ in equation.outvars]
+                self._steps.append((equation, entering, leaving))
+            else:
+                leaving = self._add(inner, entering)
+            numbers.update(zip(equation.outvars, leaving))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _opened(self, equation):
+        """The program that an equation merely calls, where it is better seen without the call.
+
+        There it captures arrays of its own, or has rules for derivatives, which may hold anything
+        and are not asked for.
+        """
+        params = equation.params
+        if equation.primitive.name in _fingerprint.CUSTOM_RULES:
+            return params["call_jaxpr"]
+        if equation.primitive.name not in _CALLS:
+            return None
+        shardings = (*params["in_shardings"], *params["out_shardings"])
+        free = all(type(sharding).__name__ == "UnspecifiedValue" for sharding in shardings)
+        return params["jaxpr"] if free and self._is_capturing(params["jaxpr"]) else None
+
+    def _is_capturing(self, program):
+        if id(program) not in self._capturing:
+            self._capturing[id(program)] = bool(program.consts) or any(
+                self._is_capturing(equation.params["jaxpr"])
+                for equation in program.jaxpr.eqns
+                if equation.primitive.name in _CALLS
+            )
+        return self._capturing[id(program)]
+
+    def _capture(self, array):
+        if id(array) not in self._captures:
+            self._captures[id(array)] = self._new()
+            self.captured.append(array if isinstance(array, jax.Array) else np.asarray(array))
+        return self._captures[id(array)]
+
+
+class _Held(_fingerprint.Key):
+    """A static argument that is found by its key, and that the cache of jit does not keep."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, key, value):
+        super().__init__(key)
+        self.value = value
+
+
+def _fresh(array):
+    """A captured array; a key as one that has not been used, for the checker of their reuse."""
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return jax.random.clone(array) if is_key else array
+
+
+def _holds_tracer(tree):
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _call_closed(static, arrays):
+    closed, arrays = _trace.join(arrays, static)
+    return closed(*arrays)
+
+
+@functools.partial(jax.jit, static_argnames=("held", "body"))
+def _compiled(held, body, *arrays):
+    return body(held.value, *arrays)
