@@ -17,6 +17,7 @@ def from_nnx(
     *,
     sites: _options.Sites = None,
     rate: ArrayLike | None = None,
+    zero_rates: bool = False,
     shared_masks: bool = False,
 ) -> "NnxFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
@@ -72,4 +73,4 @@ def from_nnx(
     """
     from jaxdrop.mc._nnx_fn import nnx_fn
 
-    return nnx_fn(model, sites, rate, shared_masks)
+    return nnx_fn(model, sites, rate, zero_rates, shared_masks)

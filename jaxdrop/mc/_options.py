@@ -1,15 +1,19 @@
 """What the adapters may be told: which sites drop, at what rate, with one mask for all examples."""
 
-import fnmatch
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxdrop.masks import _rate
-from jaxdrop.mc import _trace
+from jaxdrop.mc import _given_keys, _trace
+from jaxdrop.mc._plan import Plan
+from jaxdrop.mc._site import auditing, mark_choice
 
 Sites = str | Callable[[str], bool] | None
 
@@ -24,41 +28,74 @@ def check_sites(sites: Any) -> Any:
     )
 
 
-def is_chosen(sites, path):
-    """Whether the site at ``path``, names in a tuple, is one of those that drop."""
-    if sites is None:
-        return True
-    joined = "/".join(map(str, path))
-    return fnmatch.fnmatchcase(joined, sites) if isinstance(sites, str) else bool(sites(joined))
-
-
 def check_override(rate):
-    """One rate for all sites, as an array, so that another value is no other program; or None."""
+    """One rate for all sites, and whether it is known to be 0.
+
+    An array, so that another value is no other program; None where nothing is asked for, or where
+    nothing drops.
+    """
     if rate is None:
-        return None
-    rate = jnp.asarray(_rate.check_rate(rate), jnp.float32)
+        return None, False
+    checked = _rate.check_rate(rate)
+    rate = jnp.asarray(checked, jnp.float32)
     if rate.ndim:
         raise ValueError(
             f"rate: expected a scalar, one for all sites, got shape {rate.shape}; "
             "write for example rate=0.2"
         )
-    return rate
+    off = not isinstance(checked, Tracer) and not np.any(np.asarray(checked))
+    return (None if off else rate), off
 
 
 class ModelFn:
     """A model as a function of a key: one pass, `_run`, or one for each example of a call."""
 
+    sites: Any
+    rate: Any
+    off: bool
+    zero_rates: bool
     shared_masks: bool
 
     def __call__(self, key, *args, **kwargs):
-        run = functools.partial(self._run, key)
+        args, kwargs = _given_keys.mixed(key, self._called(kwargs), args, kwargs)
+        run = functools.partial(self._pass, key)
         if self.shared_masks:
             return _by_example(run, args, kwargs)
         return run(*args, **kwargs)
 
-    def _run(self, key, *args, **kwargs):
-        """One pass; what it is, each adapter says."""
+    def _run(self, key, plan, args, kwargs):
+        """One pass by a plan; what it is, each adapter says."""
         raise NotImplementedError
+
+    def _called(self, kwargs):
+        """What a pass calls, for the names of its parameters."""
+        raise NotImplementedError
+
+    def _pass(self, key, *args, **kwargs):
+        plan = Plan(self.sites, self.rate, self.off, self.zero_rates)
+        everywhere = self.sites is None and not self.off
+        if (everywhere and self.rate is None) or (self.off and not auditing.get()):
+            return self._run(key, plan, args, kwargs)
+        known = [] if everywhere else self._known_sites(key, args, kwargs)
+        output = self._run(key, plan._replace(known=tuple(s.path for s in known)), args, kwargs)
+        chosen = [plan.is_chosen((site.path,)) for site in known]
+        unmatched = None if self.off or not known or any(chosen) else _in_words(self.sites)
+        known = [site._replace(live=site.live and c) for site, c in zip(known, chosen)]
+        return mark_choice(output, known, unmatched)
+
+    def _known_sites(self, key, args, kwargs):
+        """All sites there are where all drop: also those under an ``if`` of the model's own."""
+        everywhere: Any = dataclasses.replace(self, sites=None, off=False)  # pyright: ignore
+        token = auditing.set(True)  # it may write
+        try:
+            program = jax.make_jaxpr(lambda key: everywhere._pass(key, *args, **kwargs))(key)
+        finally:
+            auditing.reset(token)
+        return list(_trace.sites(program.jaxpr))
+
+
+def _in_words(sites):
+    return f"sites={sites!r}" if isinstance(sites, str) else "the function given as sites="
 
 
 def _by_example(call, args, kwargs):
@@ -84,10 +121,6 @@ def _by_example(call, args, kwargs):
 
 def _axes(arrays):
     return jax.tree.map(lambda x: 0 if x.ndim else None, arrays)
-
-
-# What a norm is told that keeps averages, by the names that its flag may have.
-EVALUATED = {"use_running_average": True, "deterministic": True, "train": False, "training": False}
 
 
 # What Flax's attention is told where an override decides: it compares its rate with 0 in Python.

@@ -1,0 +1,153 @@
+"""What one pass of a model is to do: which sites drop, at what rate, and who is told so."""
+
+import fnmatch
+import inspect
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdrop.mc._site import is_known_zero
+
+# The names that a flag for dropout may have, in a call or among the fields of a module, and what
+# each is where the module is to drop.
+FLAGS = {
+    "deterministic": False,
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "is_train": True,
+    "enable_dropout": True,
+    "use_dropout": True,
+}
+# What a norm is told: to use its averages, and to leave what it keeps alone.
+_EVALUATED = {
+    **{name: not value for name, value in FLAGS.items()},
+    "use_running_average": True,
+    "update_stats": False,
+}
+_NORM = re.compile(r"Norm(?!al(?!i[sz]))")  # not of "normal"
+_WRAPPED = re.compile(r"^(Pre|Post)|(Block|Attention|Residual|Encoder|Decoder|MLP|Mlp|Stage|Net)$")
+
+
+class Plan(NamedTuple):
+    """What a pass is to do.
+
+    Attributes:
+        sites: the choice of sites: a pattern, a function of the path, or None for all.
+        rate: in place of the rates of the sites, or None.
+        off: whether ``rate`` is known to be 0: nothing drops, and nobody is told to.
+        zero_rates: whether ``rate`` is also for sites whose own is known to be 0.
+        known: paths of all sites there are, where only some of them drop; else None.
+        prefix: path of the model, where it is a part of another one.
+    """
+
+    sites: Any
+    rate: Any
+    off: bool
+    zero_rates: bool
+    known: tuple[str, ...] | None = None
+    prefix: tuple[str, ...] = ()
+
+    def inside(self, path):
+        """The plan for a model that is the module at ``path`` of this one."""
+        return self._replace(prefix=self.path(path))
+
+    def path(self, path):
+        """The path of a module as the audit prints it, in a tuple."""
+        return (*self.prefix, *map(str, path))
+
+    def is_chosen(self, path):
+        """Whether the site at a path of `path` is one of those that drop."""
+        return self._is_chosen("/".join(path))
+
+    def is_told(self, path):
+        """Whether the module at a path of `path` is told to drop.
+
+        One that is not chosen is told so for the sake of sites inside it, which may stand under an
+        ``if`` of its own, unless it is a site itself.
+        """
+        joined = "/".join(path)
+        if self._is_chosen(joined) or self.known is None or joined in self.known:
+            return self._is_chosen(joined)
+        start = joined and joined + "/"
+        return any(other.startswith(start) and self._is_chosen(other) for other in self.known)
+
+    def rate_of(self, own):
+        """The rate of a site whose own rate is known."""
+        if is_known_zero(own) and not self.zero_rates:
+            return own
+        if self.off:
+            return 0.0
+        return own if self.rate is None else self.rate
+
+    def keeps(self, own):
+        """Whether a site keeps its own rate."""
+        return not self.off and self.rate_of(own) is own
+
+    def flags(self, path, kind):
+        """The flags that a module of a class is told, those of them that it has."""
+        return _EVALUATED if is_norm(kind) else self._dropping(self.is_told(path))
+
+    def unreached(self, path, kind):
+        """A sentence about a module that has dropped by itself, if it should have been kept off."""
+        name = f"{'/'.join(path)} ({kind.__name__})"
+        if not self.is_chosen(path):
+            return f"{name} drops by itself, and no flag that it has switches it off"
+        if self.rate is not None:
+            return f"{name} drops by itself, at a rate of its own: rate= does not reach it"
+        return None
+
+    def _is_chosen(self, joined):
+        if self.off:
+            return False
+        if self.sites is None:
+            return True
+        if isinstance(self.sites, str):
+            return fnmatch.fnmatchcase(joined, self.sites)
+        return bool(self.sites(joined))
+
+    @staticmethod
+    def _dropping(drops):
+        return {name: value is drops for name, value in FLAGS.items()}
+
+
+def is_norm(kind):
+    """Whether a class is a norm by its name, rather than a block that has one in it."""
+    return bool(_NORM.search(kind.__name__)) and not _WRAPPED.search(kind.__name__)
+
+
+def has_flags(call):
+    """Whether a function has a parameter that a plan tells."""
+    return bool(inspect.signature(call).parameters.keys() & _EVALUATED.keys())
+
+
+def own_flags(fields, flags):
+    """Those of the flags that stand among the fields of a module, by name."""
+    return {name: flags[name] for name in fields.keys() & flags.keys() if _is_flag(fields[name])}
+
+
+def told(call, args, kwargs, flags, fields):
+    """The arguments of a call with its flags set.
+
+    A flag that is None in the call is left for the field of its name, if it has one: a module that
+    merges both refuses to be told twice.
+    """
+    signature = inspect.signature(call)
+    bound = signature.bind_partial(*args, **kwargs)
+    for name, value in flags.items():
+        if name not in signature.parameters:
+            continue
+        given = bound.arguments.get(name, signature.parameters[name].default)
+        if given is None and fields.get(name) is not None:
+            continue
+        if given is None or given is inspect.Parameter.empty or _is_flag(given):
+            bound.arguments[name] = value
+    return bound.args, bound.kwargs
+
+
+def _is_flag(value):
+    if isinstance(value, bool | np.bool_):
+        return True
+    return isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and value.dtype == bool
