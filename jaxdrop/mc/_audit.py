@@ -4,8 +4,18 @@ import textwrap
 import warnings
 from typing import Any, NamedTuple
 
+import flax
+
 from jaxdrop.mc import _draws, _trace
-from jaxdrop.mc._site import Site, auditing, read_choice, read_unreached
+from jaxdrop.mc._site import (
+    Site,
+    auditing,
+    read_choice,
+    read_unreached,
+    set_to,
+    unreached,
+    writing,
+)
 
 _COLUMNS = 80
 _REMEDY = """
@@ -89,19 +99,20 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
         layers_1  Dropout  0.5   (3, 8)  live
         1 of 1 sites are live. The output depends on the key.
     """
-    token = auditing.set(True)
-    try:
-        jaxpr = _trace.trace(fn, key, args, kwargs)
-    finally:
-        auditing.reset(token)
+    with set_to(auditing, True):
+        try:
+            jaxpr = _trace.trace(fn, key, args, kwargs)
+        except flax.errors.ModifyScopeVariableError:
+            with set_to(writing, True):
+                jaxpr = _trace.trace(fn, key, args, kwargs)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]
-    sites, unreached = _sites(jaxpr)
+    sites, sentences = _sites(jaxpr)
     return Audit(
         sites,
         any(_trace.depends(jaxpr, inputs)),
         _trace.working_set(jaxpr, inputs),
         tuple(sorted(_trace.changes(jaxpr))),
-        unreached,
+        sentences,
     )
 
 
@@ -117,30 +128,27 @@ def warn(report):
 
 def _sites(jaxpr):
     """The sites of a program, and the sentences about what is not reached."""
-    sites = list(_trace.sites(jaxpr))
-    unreached = list(_notes(jaxpr, read_unreached))
-    choices = list(_notes(jaxpr, read_choice))
-    for choice, known in choices:
+    drawn = _draws.draws(jaxpr)
+    given = _draws.given_sites(drawn)
+    sites = [*_trace.sites(jaxpr), *given]
+    sentences = list(_notes(jaxpr, read_unreached))
+    for choice in _notes(jaxpr, read_choice):
         seen = {site.path for site in sites}
-        missing = [site for site in known if site.path not in seen]
+        missing = [site for site in choice.sites if site.path not in seen]
         sites += [site._replace(live=False) for site in missing]
-        unreached += [f"a pass does not come to {site.path}" for site in missing if site.live]
-        if choice is not None:
-            paths = ", ".join(repr(site.path) for site in known)
-            unreached.append(f"{choice} matches none of the paths that there are: {paths}")
-    by_argument = {}
-    for draw in _draws.draws(jaxpr):
-        if not draw.depends:
-            text = "draws by a key that is not that of the pass: the same in every pass"
-            unreached.append(f"{draw.place} {text}")
-        elif draw.by_argument and not draw.by_site:
-            by_argument.setdefault(draw.place, draw.shape)
-    for place, shape in by_argument.items():
-        sites.append(Site(place, "argument", None, shape, True))
-        if choices:
-            text = "drops by a key among the arguments: neither sites= nor rate= reaches it"
-            unreached.append(f"{place} {text}")
-    return tuple(sites), tuple(dict.fromkeys(unreached))
+        sentences += [f"a pass does not come to {site.path}" for site in missing if site.live]
+        off = {site.path for site in choice.sites if not site.live}
+        said = [unreached(s.path, s.kind, s.path in off, choice.has_rate) for s in given]
+        sentences += filter(None, said)
+        if choice.unmatched is not None:
+            paths = ", ".join(repr(site.path) for site in choice.sites)
+            sentences.append(f"{choice.unmatched} matches none of the paths there are: {paths}")
+    sentences += [
+        f"{draw.place} draws by a key that is not that of the pass: the same in every pass"
+        for draw in drawn
+        if not draw.origin.key
+    ]
+    return tuple(sites), tuple(dict.fromkeys(sentences))
 
 
 def _notes(jaxpr, read):

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class ByValue:
     """What compares by its contents, arrays and the types of numbers among them.
 
@@ -21,8 +22,7 @@ class ByValue:
         value: the model, or whatever else is static.
     """
 
-    def __init__(self, value: Any):
-        self.value = value
+    value: Any
 
     def __hash__(self):
         return hash(_contents(self.value))
@@ -31,9 +31,6 @@ class ByValue:
         if not isinstance(other, ByValue):
             return NotImplemented
         return _contents(self.value) == _contents(other.value)
-
-    def __repr__(self):
-        return repr(self.value)
 
 
 class _Itself:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxdrop.mc import _linen_live, _models, _options
 from jaxdrop.mc._by_value import ByValue
 from jaxdrop.mc._forwarded import forwarded
-from jaxdrop.mc._site import auditing, mark_changes
+from jaxdrop.mc._site import mark_changes, writing
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +37,7 @@ class LinenFn(_options.ModelFn):
         rngs = _linen_live.streams(key, kwargs.get("rngs") or {})
         options = {"method": self.method, **kwargs, "rngs": rngs}
         try:
-            if auditing.get():
+            if writing.get():
                 return self._audited(plan, args, options)
             with _linen_live.intercepted(plan):
                 return self.model.value.apply(self.variables, *args, **options)

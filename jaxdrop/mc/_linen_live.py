@@ -14,8 +14,8 @@ from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
 from jaxdrop.linen._dropout import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
-from jaxdrop.mc import _options, _plan
-from jaxdrop.mc._site import SITE, is_known_zero, is_live, mark, mark_unreached, site_key
+from jaxdrop.mc import _given_keys, _options, _plan
+from jaxdrop.mc._site import SITE, is_live, mark, mark_unreached, site_key
 
 _active = contextvars.ContextVar("active", default=None)
 
@@ -127,8 +127,6 @@ class _Interceptor:
                     changed = _options.at_rate(module.attention_fn, rate)
                     enter(_fields(module, attention_fn=changed))
             output = next_method(*call.args, **call.kwargs)
-        if is_known_zero(rate) and is_known_zero(own):
-            return output
         return mark(output, path, type(module), rate, live)
 
     def cell(self, next_method, module, method_name, args, kwargs):
@@ -176,6 +174,7 @@ class _Interceptor:
         fields = {name: getattr(module, name, None) for name in _names(module)}
         own = _plan.own_flags(fields, flags)
         args, kwargs = _plan.told(next_method, args, kwargs, flags, fields)
+        args, kwargs = _given_keys.handed(path, kind, next_method, args, kwargs)
         with _fields(module, **own):
             return next_method(*args, **kwargs)
 

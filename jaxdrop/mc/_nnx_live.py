@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop.functional import _cells
-from jaxdrop.mc import _linen_live, _nnx_streams, _options, _plan
+from jaxdrop.mc import _given_keys, _linen_live, _nnx_streams, _options, _plan
 from jaxdrop.mc._by_value import ByValue
 from jaxdrop.mc._site import is_known_zero, is_live, mark, mark_unreached
 from jaxdrop.nnx._attention_fn import attention_fn
@@ -100,8 +100,6 @@ class _LiveAttention(Live):
             live = self.site_chosen and is_live(rate, False)
             with _attributes(self, **(self.dropping(rate) if live else {"dropout_rate": 0.0})):
                 output = super().__call__(*args, deterministic=not live, rngs=stream, **kwargs)
-        if is_known_zero(rate) and not self.site_overridden:
-            return output
         return mark(output, self.site_path, type(self), rate, live)
 
     def dropping(self, rate):
@@ -177,12 +175,14 @@ class _LiveOther(Live):
         args, kwargs = _plan.told(method, args, kwargs, self.site_flags.value, vars(self))
         if self.site_inside:
             return method(*args, **kwargs)
+        path, kind = self.site_path, type(self)
+        args, kwargs = _given_keys.handed(path, kind, method, args, kwargs)
         before = _nnx_streams.counts(self)
         with _attributes(self, site_inside=True):
             output = method(*args, **kwargs)
         if all(a is b for a, b in zip(before, _nnx_streams.counts(self))):
             return output
-        output = mark(output, self.site_path, type(self), None, True)
+        output = mark(output, path, kind, None, True)
         unreached = self.site_unreached
         return output if unreached is None else mark_unreached(output, unreached)
 
@@ -211,7 +211,10 @@ def _live_mixin(node):
     of_library = type(node).__module__.split(".")[0] in ("flax", "jaxdrop")
     if told and (_plan.is_norm(type(node)) or not of_library):
         return _LiveOther
-    return None if of_library or not _nnx_streams.held(node) else _LiveOther
+    if of_library:
+        return None
+    takes_keys = any(map(_given_keys.takes_keys, _methods(type(node)).values()))
+    return _LiveOther if takes_keys or _nnx_streams.held(node) else None
 
 
 def _told_methods(cls):

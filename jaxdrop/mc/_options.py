@@ -1,6 +1,5 @@
 """What the adapters may be told: which sites drop, at what rate, with one mask for all examples."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxdrop.masks import _rate
-from jaxdrop.mc import _given_keys, _trace
+from jaxdrop.mc import _draws, _given_keys, _trace
 from jaxdrop.mc._plan import Plan
-from jaxdrop.mc._site import auditing, mark_choice
+from jaxdrop.mc._site import Choice, auditing, mark_choice, set_to, writing
 
 Sites = str | Callable[[str], bool] | None
 
@@ -76,22 +75,24 @@ class ModelFn:
         everywhere = self.sites is None and not self.off
         if (everywhere and self.rate is None) or (self.off and not auditing.get()):
             return self._run(key, plan, args, kwargs)
-        known = [] if everywhere else self._known_sites(key, args, kwargs)
-        output = self._run(key, plan._replace(known=tuple(s.path for s in known)), args, kwargs)
-        chosen = [plan.is_chosen((site.path,)) for site in known]
-        unmatched = None if self.off or not known or any(chosen) else _in_words(self.sites)
-        known = [site._replace(live=site.live and c) for site, c in zip(known, chosen)]
-        return mark_choice(output, known, unmatched)
+        all_on = plan._replace(sites=None, off=False)
+        known = [] if everywhere else self._sites(all_on, key, args, kwargs)
+        known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
+        plan = plan._replace(known=tuple(site.path for site in known))
+        chosen = {site.path for site in known if site.live}
+        if chosen:
+            seen = {site.path for site in self._sites(plan, key, args, kwargs)}
+            plan = plan._replace(hidden=tuple(sorted(chosen - seen)))
+        output = self._run(key, plan, args, kwargs)
+        unmatched = None if chosen or not known or self.off else _in_words(self.sites)
+        return mark_choice(output, Choice(known, unmatched, self.rate is not None))
 
-    def _known_sites(self, key, args, kwargs):
-        """All sites there are where all drop: also those under an ``if`` of the model's own."""
-        everywhere: Any = dataclasses.replace(self, sites=None, off=False)  # pyright: ignore
-        token = auditing.set(True)  # it may write
-        try:
-            program = jax.make_jaxpr(lambda key: everywhere._pass(key, *args, **kwargs))(key)
-        finally:
-            auditing.reset(token)
-        return list(_trace.sites(program.jaxpr))
+    def _sites(self, plan, key, args, kwargs):
+        """The sites of a pass by another plan, which is traced and not run."""
+        with set_to(auditing, True), set_to(writing, True):
+            program = jax.make_jaxpr(lambda key: self._run(key, plan, args, kwargs))(key)
+        drawn = _draws.draws(program.jaxpr)
+        return [*_trace.sites(program.jaxpr), *_draws.given_sites(drawn)]
 
 
 def _in_words(sites):

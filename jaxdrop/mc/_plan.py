@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdrop.mc._site import is_known_zero
+from jaxdrop.mc._site import is_known_zero, unreached
 
 # The names that a flag for dropout may have, in a call or among the fields of a module, and what
 # each is where the module is to drop.
@@ -39,7 +39,9 @@ class Plan(NamedTuple):
         rate: in place of the rates of the sites, or None.
         off: whether ``rate`` is known to be 0: nothing drops, and nobody is told to.
         zero_rates: whether ``rate`` is also for sites whose own is known to be 0.
-        known: paths of all sites there are, where only some of them drop; else None.
+        known: paths of all sites there are, where only some of them drop.
+        hidden: paths of those chosen that stand under an ``if`` of a module around them, which is
+            told to drop for their sake.
         prefix: path of the model, where it is a part of another one.
     """
 
@@ -47,7 +49,8 @@ class Plan(NamedTuple):
     rate: Any
     off: bool
     zero_rates: bool
-    known: tuple[str, ...] | None = None
+    known: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
 
     def inside(self, path):
@@ -65,14 +68,13 @@ class Plan(NamedTuple):
     def is_told(self, path):
         """Whether the module at a path of `path` is told to drop.
 
-        One that is not chosen is told so for the sake of sites inside it, which may stand under an
-        ``if`` of its own, unless it is a site itself.
+        One that is not chosen is told so for the sake of those hidden in it, unless it is a site
+        itself, and would then drop as well.
         """
         joined = "/".join(path)
-        if self._is_chosen(joined) or self.known is None or joined in self.known:
+        if self._is_chosen(joined) or joined in self.known:
             return self._is_chosen(joined)
-        start = joined and joined + "/"
-        return any(other.startswith(start) and self._is_chosen(other) for other in self.known)
+        return any(other.startswith(joined and joined + "/") for other in self.hidden)
 
     def rate_of(self, own):
         """The rate of a site whose own rate is known."""
@@ -82,22 +84,14 @@ class Plan(NamedTuple):
             return 0.0
         return own if self.rate is None else self.rate
 
-    def keeps(self, own):
-        """Whether a site keeps its own rate."""
-        return not self.off and self.rate_of(own) is own
-
     def flags(self, path, kind):
         """The flags that a module of a class is told, those of them that it has."""
         return _EVALUATED if is_norm(kind) else self._dropping(self.is_told(path))
 
     def unreached(self, path, kind):
         """A sentence about a module that has dropped by itself, if it should have been kept off."""
-        name = f"{'/'.join(path)} ({kind.__name__})"
-        if not self.is_chosen(path):
-            return f"{name} drops by itself, and no flag that it has switches it off"
-        if self.rate is not None:
-            return f"{name} drops by itself, at a rate of its own: rate= does not reach it"
-        return None
+        off = not self.is_chosen(path)
+        return unreached("/".join(path), kind.__name__, off, self.rate is not None)
 
     def _is_chosen(self, joined):
         if self.off:

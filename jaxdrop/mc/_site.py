@@ -1,8 +1,10 @@
 """Dropout sites: how an adapter marks one, and keys that no two sites share."""
 
+import contextlib
 import contextvars
 import json
 import numbers
+import re
 from typing import NamedTuple
 
 import jax
@@ -15,11 +17,14 @@ _MARK = "jaxdrop.site:"
 _CHANGES = "jaxdrop.changes:"
 _UNREACHED = "jaxdrop.unreached:"
 _CHOICE = "jaxdrop.choice:"
-# Scopes in which keys are made: of a site, and from the keys among the arguments of a pass.
-SITE, ARGUMENT = "jaxdrop.key_of_site", "jaxdrop.key_of_argument"
+# Scopes in which keys are made: of a site, and of those among the arguments of a module.
+SITE = "jaxdrop.key_of_site"
+_GIVEN = re.compile(r"jaxdrop\.key_given_to:([0-9a-f]*):(\w*)")
 
-# Whether an audit is under way: a model may then write to its collections, which is noted.
+# Whether an audit is under way: what a model changes is then noted and not refused.
 auditing = contextvars.ContextVar("auditing", default=False)
+# Whether a linen model may write to its collections, so that all that it writes can be noted.
+writing = contextvars.ContextVar("writing", default=False)
 
 
 class Site(NamedTuple):
@@ -38,6 +43,37 @@ class Site(NamedTuple):
     rate: float | None
     shape: tuple[int, ...]
     live: bool
+
+
+class Choice(NamedTuple):
+    """What an adapter was told about sites and rates.
+
+    Attributes:
+        sites: all that there are where all drop, live where they are chosen.
+        unmatched: the choice in words, if no site matches it; else None.
+        has_rate: whether there is a rate in place of those of the sites.
+    """
+
+    sites: list[Site]
+    unmatched: str | None
+    has_rate: bool
+
+
+def unreached(path, kind, off, has_rate):
+    """A sentence about a module that has dropped by itself, if it has not done what was asked.
+
+    Args:
+        path: of the module, in one string.
+        kind: name of its class.
+        off: whether it was to be kept off.
+        has_rate: whether there is a rate in place of those of the sites.
+    """
+    name = f"{path or 'the model'} ({kind})"
+    if off:
+        return f"{name} drops by itself, and no flag that it has switches it off"
+    if has_rate:
+        return f"{name} drops by itself, at a rate of its own: rate= does not reach it"
+    return None
 
 
 def is_live(rate, deterministic):
@@ -70,15 +106,9 @@ def mark_unreached(x, text):
     return _noted(x, _UNREACHED, text)
 
 
-def mark_choice(x, sites, unmatched):
-    """``x``, with a note that an adapter was told which sites drop, or at what rate.
-
-    Args:
-        x: the output of a pass.
-        sites: all that there are where all drop, live where they are chosen.
-        unmatched: the choice in words, if no site matches it; else None.
-    """
-    return _noted(x, _CHOICE, (unmatched, sites))
+def mark_choice(x, choice):
+    """``x``, with the `Choice` noted by which a pass was made."""
+    return _noted(x, _CHOICE, choice)
 
 
 def read_mark(equation):
@@ -101,12 +131,13 @@ def read_unreached(equation):
 
 
 def read_choice(equation):
-    """What `mark_choice` has noted in an equation of a jaxpr: the choice and the sites, or None."""
+    """The `Choice` that an equation of a jaxpr notes, or None."""
     note = _read(equation, _CHOICE)
     if note is None:
         return None
-    unmatched, sites = note
-    return unmatched, [Site(path, kind, r, tuple(shape), live) for path, kind, r, shape, live in sites]
+    sites, *rest = note
+    sites = [Site(path, kind, r, tuple(shape), live) for path, kind, r, shape, live in sites]
+    return Choice(sites, *rest)
 
 
 def _noted(x, prefix, note):
@@ -128,6 +159,27 @@ def _read(equation, prefix):
     if equation.primitive.name != "name" or not name.startswith(prefix):
         return None
     return json.loads(name[len(prefix) :])
+
+
+def given_to(path, kind):
+    """A scope for the keys among the arguments of a module."""
+    return jax.named_scope(f"jaxdrop.key_given_to:{'/'.join(path).encode().hex()}:{kind.__name__}")
+
+
+def read_given(scopes):
+    """Path and kind of the module of the innermost scope of `given_to`, or None."""
+    found = _GIVEN.findall(scopes)
+    return (bytes.fromhex(found[-1][0]).decode(), found[-1][1]) if found else None
+
+
+@contextlib.contextmanager
+def set_to(variable, value):
+    """Inside, a context variable has a value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def site_key(key, path):
