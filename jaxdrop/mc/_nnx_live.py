@@ -138,7 +138,7 @@ class _LiveBridge(Live):
 
     def prepare(self, plan, path, key, like):
         streams = self.to_nnx__rngs
-        had = next(iter(streams.values()), None) if streams else None
+        had = next((stream for _, stream in streams.items()), None) if streams else None
         stream = _nnx_streams.of_site(key, path, had, like)
         self.to_nnx__stream = nnx.data(stream)
         rate = None if plan.rate is None else jnp.broadcast_to(plan.rate, stream.key.shape)

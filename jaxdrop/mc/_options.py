@@ -78,7 +78,6 @@ class ModelFn:
         all_on = plan._replace(sites=None, off=False)
         known = [] if everywhere else self._sites(all_on, key, args, kwargs)
         known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
-        plan = plan._replace(known=tuple(site.path for site in known))
         chosen = {site.path for site in known if site.live}
         if chosen:
             seen = {site.path for site in self._sites(plan, key, args, kwargs)}

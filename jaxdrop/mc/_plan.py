@@ -39,9 +39,8 @@ class Plan(NamedTuple):
         rate: in place of the rates of the sites, or None.
         off: whether ``rate`` is known to be 0: nothing drops, and nobody is told to.
         zero_rates: whether ``rate`` is also for sites whose own is known to be 0.
-        known: paths of all sites there are, where only some of them drop.
-        hidden: paths of those chosen that stand under an ``if`` of a module around them, which is
-            told to drop for their sake.
+        hidden: paths of the chosen sites that stand under an ``if`` of a module around them, which
+            is told to drop for their sake.
         prefix: path of the model, where it is a part of another one.
     """
 
@@ -49,7 +48,6 @@ class Plan(NamedTuple):
     rate: Any
     off: bool
     zero_rates: bool
-    known: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
 
@@ -66,15 +64,10 @@ class Plan(NamedTuple):
         return self._is_chosen("/".join(path))
 
     def is_told(self, path):
-        """Whether the module at a path of `path` is told to drop.
-
-        One that is not chosen is told so for the sake of those hidden in it, unless it is a site
-        itself, and would then drop as well.
-        """
+        """Whether the module at a path of `path` is told to drop: also for what is hidden in it."""
         joined = "/".join(path)
-        if self._is_chosen(joined) or joined in self.known:
-            return self._is_chosen(joined)
-        return any(other.startswith(joined and joined + "/") for other in self.hidden)
+        start = joined and joined + "/"
+        return self._is_chosen(joined) or any(other.startswith(start) for other in self.hidden)
 
     def rate_of(self, own):
         """The rate of a site whose own rate is known."""

@@ -70,7 +70,7 @@ def unreached(path, kind, off, has_rate):
     """
     name = f"{path or 'the model'} ({kind})"
     if off:
-        return f"{name} drops by itself, and no flag that it has switches it off"
+        return f"{name} drops by itself, though it is not chosen: no flag of its own keeps it off"
     if has_rate:
         return f"{name} drops by itself, at a rate of its own: rate= does not reach it"
     return None
