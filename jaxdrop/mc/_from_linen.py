@@ -1,7 +1,6 @@
 """Any linen model as a stochastic function, without touching its code or its BatchNorm."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -89,9 +88,12 @@ def from_linen(
     ``train=False``. Attention draws a mask for each example and head, unless it has an
     ``attention_fn`` of the user's own.
 
-    A module with an argument ``deterministic``, which parents hand down, is given False, so that it
-    also drops where it does so by a function and a key of its own (such a site keeps its rate); one
-    with ``Norm`` in the name of its class is told to evaluate all the same.
+    A module that is no norm is told to drop by every flag that it has for this, in its calls or
+    among its fields: ``deterministic`` is False; ``train``, ``training``, ``is_training``,
+    ``is_train``, ``enable_dropout`` and ``use_dropout`` are True. So it also drops where it does so
+    under an ``if``, or by a function and a key of its own (such a site keeps its rate). One
+    with ``Norm`` in the name of its class is told to evaluate all the same. PRNG keys among the
+    arguments are mixed with the key of the pass. A model of nnx inside is run likewise.
 
     The function is a pytree whose leaves are the variables, so it may be an argument of a jitted
     function, and new variables of the same shapes need no new compilation.
@@ -105,8 +107,10 @@ def from_linen(
             The others stay off.
         rate: probability of dropping at every site in place of its own, in [0, 1]; may be traced.
             An array to the program: a sweep over rates compiles once. Noise that has no rate, and
-            what is left out of the shapes (tokens, hidden units), keep theirs; in a recurrent cell,
-            rates of 0 stay 0.
+            what is left out of the shapes (tokens, hidden units), keep theirs, and so does a rate
+            that is known to be 0. With a rate that is known to be 0 itself, nothing drops.
+        zero_rates: if true, ``rate`` is also for what the model has off by a rate of 0, in
+            recurrent cells, too.
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
             the arguments then has examples on axis 0; the model runs for each of them on its own,
             where a `SubsetResidual`, which picks some examples of a batch, keeps the only one.
@@ -115,9 +119,10 @@ def from_linen(
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
-        TypeError: ``model`` is no linen module, ``sites`` neither pattern nor function, or ``rate``
-            no number.
-        ValueError: ``rate`` lies outside [0, 1] or is no scalar.
+        TypeError: ``model`` is not an unbound linen module, ``variables`` not a dict, ``sites``
+            neither pattern nor function, or ``rate`` not a number.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``variables`` are not
+            collections.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])

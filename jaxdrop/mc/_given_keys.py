@@ -37,7 +37,9 @@ def handed(path, kind, call, args, kwargs):
     """
 
     def fold(others):
-        return jax.vmap(lambda one: jax.random.fold_in(one, 0))(others.ravel()).reshape(others.shape)
+        return jax.vmap(lambda one: jax.random.fold_in(one, 0))(others.ravel()).reshape(
+            others.shape
+        )
 
     with given_to(path, kind):
         return _mapped(fold, call, args, kwargs)

@@ -151,7 +151,9 @@ def _variables(model):
 def _refuse_changes(changed, prefix):
     if not changed:
         return
-    named = [f"{'/'.join(map(str, (*prefix, *p)))} ({kind.__name__})" for p, kind in changed.items()]
+    named = [
+        f"{'/'.join(map(str, (*prefix, *p)))} ({kind.__name__})" for p, kind in changed.items()
+    ]
     raise ValueError(
         "model: expected one that leaves its variables as they are when it is evaluated, got one "
         f"whose pass changes {', '.join(sorted(named))}, which would be lost; switch it off, as a "

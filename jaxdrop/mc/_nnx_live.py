@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import inspect
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 

@@ -114,7 +114,7 @@ def _all(value):
     if isinstance(value, nnx.RngStream):
         yield value
     elif isinstance(value, nnx.Rngs | nnx.Dict | dict):
-        for _, part in value.items():
+        for part in dict(value.items()).values():  # "values" is a stream to nnx.Rngs
             yield from _all(part)
     elif isinstance(value, nnx.List | list | tuple):
         for part in value:
