@@ -4,7 +4,7 @@ import textwrap
 import warnings
 from typing import Any, NamedTuple
 
-import flax
+from flax import errors
 
 from jaxdrop.mc import _draws, _trace
 from jaxdrop.mc._site import (
@@ -102,7 +102,7 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     with set_to(auditing, True):
         try:
             jaxpr = _trace.trace(fn, key, args, kwargs)
-        except flax.errors.ModifyScopeVariableError:
+        except errors.ModifyScopeVariableError:
             with set_to(writing, True):
                 jaxpr = _trace.trace(fn, key, args, kwargs)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]

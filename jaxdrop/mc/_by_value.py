@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -51,7 +52,7 @@ def _contents(value):
     if isinstance(value, Tracer):
         return _Itself(value)
     if isinstance(value, np.ndarray | jax.Array):
-        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return "key", str(value.dtype), _contents(jax.random.key_data(value))
         array = np.asarray(value)
         if array.dtype == object:

@@ -13,7 +13,7 @@ import jaxdrop
 from jaxdrop.mc._forwarded import scan_sizes
 from jaxdrop.mc._site import SITE, Site, read_given
 
-_LIBRARIES = tuple(str(pathlib.Path(m.__file__).parent) for m in (jax, flax, jaxdrop))
+_LIBRARIES = tuple(str(pathlib.Path(str(m.__file__)).parent) for m in (jax, flax, jaxdrop))
 _PYTHON = sysconfig.get_paths()["stdlib"]
 _PRIMITIVES = {"random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"}
 _OURS = "philox4x32"  # the one program that draws the bits of this package

@@ -17,8 +17,9 @@ def forwarded(jaxpr):
     for equation in jaxpr.eqns:
         operands = [of(variable) for variable in equation.invars]
         for variable, number in zip(equation.outvars, _operands_of_outputs(equation)):
-            if number is not None and operands[number] is not None:
-                source[variable] = operands[number]
+            origin = None if number is None else operands[number]
+            if origin is not None:
+                source[variable] = origin
     return [of(variable) for variable in jaxpr.outvars]
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-import flax
 import jax
+from flax import errors
 from flax import linen as nn
 from flax.core import scope
 from jax.typing import ArrayLike
@@ -40,7 +40,7 @@ class LinenFn(_options.ModelFn):
                 return self._audited(plan, args, options)
             with _linen_live.intercepted(plan):
                 return self.model.value.apply(self.variables, *args, **options)
-        except flax.errors.ScopeParamNotFoundError as error:
+        except errors.ScopeParamNotFoundError as error:
             _models.refuse_params(self.variables, error)
             raise
 

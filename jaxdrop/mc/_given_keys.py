@@ -57,7 +57,7 @@ def _mapped(function, call, args, kwargs):
     def change(leaf):
         if not isinstance(leaf, jax.Array | np.ndarray):
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return function(leaf)
         if id(leaf) in legacy and _keys.is_legacy(leaf):
             return jax.random.key_data(function(jax.random.wrap_key_data(jnp.asarray(leaf))))

@@ -5,6 +5,7 @@ import contextvars
 import dataclasses
 import inspect
 import sys
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -17,7 +18,7 @@ from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.mc import _given_keys, _options, _plan
 from jaxdrop.mc._site import SITE, is_live, mark, mark_unreached, site_key
 
-_active = contextvars.ContextVar("active", default=None)
+_active: contextvars.ContextVar[Any] = contextvars.ContextVar("active", default=None)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def enliven(model, plan, key):
         if mixin is not None:
             kind = Dropout if type(node) is nnx.Dropout else type(node)
             node.__class__ = _live_class(mixin, kind)
-            node.prepare(plan, plan.path(path), key, like(path))
+            node.prepare(plan, plan.path(path), key, like(path))  # pyright: ignore
 
 
 class Live(nnx.Module):
@@ -33,6 +33,7 @@ class Live(nnx.Module):
 
     site_path: tuple[str, ...]
     site_chosen: bool
+    site_overridden: bool  # whether its rates are others than its own
 
     def prepare(self, plan, path, key, like):
         """Gives the module what it is to do, a stream of its own, and the rate, if one is asked.
@@ -87,6 +88,7 @@ class _LiveDropout(Live):
 
 class _LiveAttention(Live):
     dropout_rate: Any
+    attention_fn: Any
 
     def rate_names(self):
         return ["dropout_rate"]
@@ -134,6 +136,8 @@ class _LiveCell(Live):
 class _LiveBridge(Live):
     """A linen model inside the nnx model, which takes attributes of other names for variables."""
 
+    to_nnx__rngs: Any
+
     def prepare(self, plan, path, key, like):
         streams = self.to_nnx__rngs
         had = next((stream for _, stream in streams.items()), None) if streams else None
@@ -153,6 +157,10 @@ class _LiveBridge(Live):
 
 class _LiveOther(Live):
     """A module that may drop by a function and streams of its own."""
+
+    site_flags: ByValue  # what it is told
+    site_unreached: str | None  # what to say if it draws
+    site_inside: bool  # whether one of its methods is under way
 
     def prepare(self, plan, path, key, like):
         kind = type(self)

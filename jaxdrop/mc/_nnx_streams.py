@@ -20,9 +20,13 @@ def of_site(key, path, had, like):
         had: stream of the module, or what else it keeps there.
         like: a variable that is stacked if the module is; None where none is.
     """
+    if isinstance(had, nnx.RngStream) or like is None:
+        return _stream(key, path, had)
+    return _Stacked(site_key(key, path), like)
+
+
+def _stream(key, path, had):
     key = site_key(key, path)
-    if not isinstance(had, nnx.RngStream) and like is not None:
-        return _Stacked(key, like)
     if isinstance(had, nnx.RngStream) and had.key.shape:  # layers stacked for a scan
         key = jax.random.split(key, had.key.shape)
     return nnx.RngStream(key, tag=getattr(had, "tag", "dropout"))
@@ -85,9 +89,9 @@ def stacks(model):
 def rekeyed(had, key, path):
     """Streams of a pass in place of those of the model, in whatever holds them."""
     if isinstance(had, nnx.RngStream):
-        return of_site(key, (*path, ""), had, None)
+        return _stream(key, (*path, ""), had)
     if isinstance(had, nnx.Rngs):
-        return nnx.Rngs({tag: of_site(key, (*path, tag), s, None) for tag, s in had.items()})
+        return nnx.Rngs({tag: _stream(key, (*path, tag), s) for tag, s in had.items()})
     if isinstance(had, nnx.Dict | dict):
         return type(had)({name: rekeyed(x, key, (*path, name)) for name, x in had.items()})
     if isinstance(had, nnx.List | list | tuple):

@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
@@ -151,7 +152,7 @@ def _noted(x, prefix, note):
 
 def _carries_notes(leaf):
     array = isinstance(leaf, jax.Array | np.ndarray)
-    return array and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return array and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _read(equation, prefix):
