@@ -172,9 +172,8 @@ class _Interceptor:
         """A call with the flags that the module has set, in the call and among its fields."""
         path, kind = self.plan.path(module.path), type(module)
         flags = self.plan.flags(path, kind)
-        fields = {name: getattr(module, name, None) for name in _names(module)}
-        own = _plan.own_flags(fields, flags)
-        args, kwargs = _plan.told(next_method, args, kwargs, flags, fields)
+        own = _plan.own_flags(module, {n: flags[n] for n in flags.keys() & _names(module)})
+        args, kwargs = _plan.told(next_method, args, kwargs, flags, own)
         args, kwargs = _given_keys.handed(path, kind, next_method, args, kwargs)
         with _fields(module, **own):
             return next_method(*args, **kwargs)

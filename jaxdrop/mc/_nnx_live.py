@@ -171,14 +171,16 @@ class _LiveOther(Live):
             site_unreached=plan.unreached(path, kind),
             site_inside=False,
         )
-        for name, value in _plan.own_flags(vars(self), flags).items():
+        for name, value in _plan.own_flags(self, flags).items():
             setattr(self, name, value)
         for name, had in _nnx_streams.held(self).items():
             setattr(self, name, _nnx_streams.rekeyed(had, key, (*path, name)))
 
     def told(self, method, args, kwargs):
         """Calls a method with the flags that it takes set."""
-        args, kwargs = _plan.told(method, args, kwargs, self.site_flags.value, vars(self))
+        flags = self.site_flags.value
+        own = _plan.own_flags(self, flags)
+        args, kwargs = _plan.told(method, args, kwargs, flags, own)
         if self.site_inside:
             return method(*args, **kwargs)
         path, kind = self.site_path, type(self)
@@ -213,7 +215,7 @@ def _live_mixin(node):
         return _LiveAttention
     if isinstance(node, nnx.bridge.ToNNX):
         return _LiveBridge
-    told = _told_methods(type(node)) or _plan.own_flags(vars(node), _plan.FLAGS)
+    told = _told_methods(type(node)) or _plan.own_flags(node, _plan.FLAGS)
     of_library = type(node).__module__.split(".")[0] in ("flax", "jaxdrop")
     if told and (_plan.is_norm(type(node)) or not of_library):
         return _LiveOther

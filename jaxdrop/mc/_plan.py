@@ -110,16 +110,21 @@ def has_flags(call):
     return bool(inspect.signature(call).parameters.keys() & _EVALUATED.keys())
 
 
-def own_flags(fields, flags):
-    """Those of the flags that stand among the fields of a module, by name."""
-    return {name: flags[name] for name in fields.keys() & flags.keys() if _is_flag(fields[name])}
+def own_flags(module, flags):
+    """The flags that a module has among its fields or attributes, by name, as they are to be."""
+    return {name: flags[name] for name in flags if _is_flag(getattr(module, name, None))}
 
 
-def told(call, args, kwargs, flags, fields):
+def told(call, args, kwargs, flags, own):
     """The arguments of a call with its flags set.
 
-    A flag that is None in the call is left for the field of its name, if it has one: a module that
-    merges both refuses to be told twice.
+    Args:
+        call: of a module.
+        args: of the call.
+        kwargs: likewise.
+        flags: as they are to be.
+        own: those that the module has itself; where the call gives None, they are left to say it,
+            since a module that merges both refuses to be told twice.
     """
     signature = inspect.signature(call)
     bound = signature.bind_partial(*args, **kwargs)
@@ -127,7 +132,7 @@ def told(call, args, kwargs, flags, fields):
         if name not in signature.parameters:
             continue
         given = bound.arguments.get(name, signature.parameters[name].default)
-        if given is None and fields.get(name) is not None:
+        if given is None and name in own:
             continue
         if given is None or given is inspect.Parameter.empty or _is_flag(given):
             bound.arguments[name] = value
