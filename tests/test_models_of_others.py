@@ -298,7 +298,7 @@ class NnxMixer(nnx.Module):
 
 
 class NnxField(nnx.Module):
-    """Has its flag in an attribute, or in one of the class, and in a method that is not its call."""
+    """Has its flag in an attribute of the class, and a method that is not its call."""
 
     is_training = False
 
@@ -330,7 +330,8 @@ class NnxDropPath(nnx.Module):
         if deterministic:
             return x
         rngs = self.rngs if rngs is None else rngs
-        return x * jax.random.bernoulli(rngs["dropout"](), 0.5, (x.shape[0], 1, 1)).astype(x.dtype)
+        keep = jax.random.bernoulli(rngs["dropout"](), 0.5, (*x.shape[:2], 1))
+        return x * keep.astype(x.dtype)
 
 
 class NnxKeyArgument(nnx.Module):

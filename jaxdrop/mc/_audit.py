@@ -106,10 +106,11 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
             with set_to(writing, True):
                 jaxpr = _trace.trace(fn, key, args, kwargs)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]
-    sites, sentences = _sites(jaxpr)
+    drawn, depends = _draws.draws(jaxpr)
+    sites, sentences = _sites(jaxpr, drawn)
     return Audit(
         sites,
-        any(_trace.depends(jaxpr, inputs)),
+        depends,
         _trace.working_set(jaxpr, inputs),
         tuple(sorted(_trace.changes(jaxpr))),
         sentences,
@@ -126,11 +127,10 @@ def warn(report):
         )
 
 
-def _sites(jaxpr):
+def _sites(jaxpr, drawn):
     """The sites of a program, and the sentences about what is not reached."""
-    drawn = _draws.draws(jaxpr)
-    given = _draws.given_sites(drawn)
-    sites = [*_trace.sites(jaxpr), *given]
+    sites, own = _draws.sites(jaxpr, drawn)
+    given = [site for site in sites if site.path in own]
     sentences = list(_notes(jaxpr, read_unreached))
     for choice in _notes(jaxpr, read_choice):
         seen = {site.path for site in sites}

@@ -10,6 +10,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 import jaxdrop
+from jaxdrop.mc import _trace
 from jaxdrop.mc._forwarded import scan_sizes
 from jaxdrop.mc._site import SITE, Site, read_given
 
@@ -25,7 +26,8 @@ class Origin(NamedTuple):
     Attributes:
         key: whether it depends on the key of the pass.
         site: whether it does so by way of the key of a site.
-        given: the module that has got it as a key among the arguments of its call: path and kind.
+        given: the module that has got it as a key of its own, or as one among the arguments of its
+            call: path and kind.
     """
 
     key: bool = False
@@ -45,20 +47,39 @@ class Draw(NamedTuple):
 
 
 def draws(jaxpr):
-    """Every `Draw` of an open jaxpr whose first input is the key of the pass."""
+    """Every `Draw` of an open jaxpr whose first input is the key of the pass.
+
+    And whether any of its outputs depends on that key.
+    """
     found = []
     inputs = [Origin(key=number == 0) for number in range(len(jaxpr.invars))]
-    _walk(jaxpr, inputs, "", found)
-    return found
+    outputs = _walk(jaxpr, inputs, "", found)
+    return found, any(origin.key for origin in outputs)
 
 
-def given_sites(drawn):
-    """A `Site` for each module that draws by a key among the arguments of its call."""
-    found = {}
+def sites(jaxpr, drawn):
+    """Every `Site` of a program, and the paths of those that are no modules of dropout.
+
+    Args:
+        jaxpr: the program, open.
+        drawn: its draws.
+    """
+    by_module: dict[tuple[str, str], Draw] = {}
     for draw in drawn:
         if draw.origin.given is not None and not draw.origin.site:
-            found.setdefault(draw.origin.given, draw.shape)
-    return [Site(path, kind, None, shape, True) for (path, kind), shape in found.items()]
+            by_module.setdefault(draw.origin.given, draw)
+    paths = {path for path, _ in by_module}
+    found = []
+    for site in _trace.sites(jaxpr):
+        if site.live is not None:
+            found.append(site)
+        elif site.path in paths:  # it may have drawn, and has
+            found.append(site._replace(live=True))
+    seen = {site.path for site in found}
+    for (path, kind), draw in by_module.items():
+        if path not in seen:
+            found.append(Site(path, kind, None, draw.shape, True))
+    return found, paths
 
 
 def programs(params):
@@ -95,13 +116,12 @@ def _walk(jaxpr, inputs, place, found):
 def _inside(equation, entering, place, found):
     """Origins of the outputs of an equation, from those of the programs inside it if it has any."""
     name, params = equation.primitive.name, equation.params
-    if name == "random_fold_in":
-        return [_folded(_together(entering), str(equation.source_info.name_stack))]
+    if name in ("random_fold_in", "random_wrap"):
+        return [_of_key(_together(entering), name, str(equation.source_info.name_stack))]
     if name == "scan":
         return _loop(params["jaxpr"].jaxpr, entering, scan_sizes(equation), place, found)
     if name == "while":
-        body, entering = params["body_jaxpr"].jaxpr, entering[params["cond_nconsts"] :]
-        return _loop(body, entering, (params["body_nconsts"], len(body.outvars)), place, found)
+        return _while(params, entering, place, found)
     if name == "cond":
         results = [_walk(b.jaxpr, entering[1:], place, found) for b in params["branches"]]
         return [_together((entering[0], *origins)) for origins in zip(*results)]
@@ -127,15 +147,25 @@ def _loop(body, entering, sizes, place, found):
         entering = [*entering[:num_consts], *carry, *entering[carried.stop :]]
 
 
+def _while(params, entering, place, found):
+    """Origins of the outputs of a while loop, whose length may depend on something, too."""
+    body, consts = params["body_jaxpr"].jaxpr, entering[: params["cond_nconsts"]]
+    entering = entering[len(consts) :]
+    sizes = params["body_nconsts"], len(body.outvars)
+    leaving = _loop(body, entering, sizes, place, found)
+    again = _walk(params["cond_jaxpr"].jaxpr, [*consts, *leaving], place, found)
+    return [_together((origin, *again)) for origin in leaving]
+
+
 def _together(origins):
     return functools.reduce(Origin.__or__, origins, Origin())
 
 
-def _folded(origin, scopes):
+def _of_key(origin, name, scopes):
     """The origin of a key that is made in scopes, which may be those of an adapter."""
     given = read_given(scopes)
-    if given is not None:
-        return origin._replace(given=given)
+    if name == "random_wrap" and given is not None:
+        return origin._replace(given=given, site=False)
     return origin._replace(site=origin.site or (origin.key and SITE in scopes))
 
 

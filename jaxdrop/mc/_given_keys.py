@@ -31,18 +31,18 @@ def mixed(key, call, args, kwargs):
 
 
 def handed(path, kind, call, args, kwargs):
-    """The arguments of ``call``, a method of a module, with the keys among them noted as given.
+    """The arguments of ``call``, a method of a module, with the keys among them `noted`."""
+    return _mapped(functools.partial(noted, path, kind), call, args, kwargs)
 
-    So the audit knows whose draws by them are. They are folded alike, wherever they are given.
+
+def noted(path, kind, keys):
+    """Keys as they are, with a note of the module that has got them.
+
+    So the audit knows whose draws by them are.
     """
-
-    def fold(others):
-        return jax.vmap(lambda one: jax.random.fold_in(one, 0))(others.ravel()).reshape(
-            others.shape
-        )
-
     with given_to(path, kind):
-        return _mapped(fold, call, args, kwargs)
+        words = jax.random.key_data(keys)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))  # pyright: ignore
 
 
 def takes_keys(call):

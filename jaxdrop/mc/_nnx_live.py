@@ -10,7 +10,7 @@ from flax import nnx
 from jaxdrop.functional import _cells
 from jaxdrop.mc import _given_keys, _linen_live, _nnx_streams, _options, _plan
 from jaxdrop.mc._by_value import ByValue
-from jaxdrop.mc._site import is_known_zero, is_live, mark, mark_unreached
+from jaxdrop.mc._site import is_known_zero, is_live, mark
 from jaxdrop.nnx._attention_fn import attention_fn
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
@@ -51,7 +51,7 @@ class Live(nnx.Module):
             own = getattr(self, name)
             rate = plan.rate_of(own)
             if rate is not own:
-                self.override(name, rate, stream.key.shape)
+                self.override(name, rate, _nnx_streams.shape_of(stream))
 
     def rate_names(self):
         """Names of the attributes that are rates; none where one decides a shape."""
@@ -143,7 +143,11 @@ class _LiveBridge(Live):
         had = next((stream for _, stream in streams.items()), None) if streams else None
         stream = _nnx_streams.of_site(key, path, had, like)
         self.to_nnx__stream = nnx.data(stream)
-        rate = None if plan.rate is None else jnp.broadcast_to(plan.rate, stream.key.shape)
+        rate = (
+            None
+            if plan.rate is None
+            else jnp.broadcast_to(plan.rate, _nnx_streams.shape_of(stream))
+        )
         self.to_nnx__rate = nnx.data(rate)
         self.to_nnx__plan = ByValue(plan._replace(rate=None, prefix=path))
 
@@ -159,7 +163,6 @@ class _LiveOther(Live):
     """A module that may drop by a function and streams of its own."""
 
     site_flags: ByValue  # what it is told
-    site_unreached: str | None  # what to say if it draws
     site_inside: bool  # whether one of its methods is under way
 
     def prepare(self, plan, path, key, like):
@@ -168,13 +171,13 @@ class _LiveOther(Live):
         vars(self).update(
             site_path=path,
             site_flags=ByValue(flags),
-            site_unreached=plan.unreached(path, kind),
             site_inside=False,
         )
         for name, value in _plan.own_flags(self, flags).items():
             setattr(self, name, value)
         for name, had in _nnx_streams.held(self).items():
-            setattr(self, name, _nnx_streams.rekeyed(had, key, (*path, name)))
+            noted = functools.partial(_given_keys.noted, path, kind)
+            setattr(self, name, _nnx_streams.rekeyed(had, key, (*path, name), noted))
 
     def told(self, method, args, kwargs):
         """Calls a method with the flags that it takes set."""
@@ -190,9 +193,7 @@ class _LiveOther(Live):
             output = method(*args, **kwargs)
         if all(a is b for a, b in zip(before, _nnx_streams.counts(self))):
             return output
-        output = mark(output, path, kind, None, True)
-        unreached = self.site_unreached
-        return output if unreached is None else mark_unreached(output, unreached)
+        return mark(output, path, kind, None, None)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def opened(stream):
         yield stream
         return
     counts = stream.count.get_value()
-    single = nnx.RngStream(first(stream.key.get_value()), tag="dropout")
+    single = nnx.RngStream(stream.first_key(), tag="dropout")
     start = single.count[...] = first(counts)
     yield single
     # One for each call, unless layers would then meet in one another's counts.
@@ -58,9 +58,21 @@ class _Stacked(nnx.Pytree):
 
     def __init__(self, key, like):
         self.shape = like.shape[: max(1, min(2, like.ndim - 1))]
+        words, self.kind = jax.random.key_data(key), jax.random.key_impl(key)
+        self.words = type(like)(jnp.broadcast_to(words, (*self.shape, *words.shape)))
         numbers = jnp.arange(math.prod(self.shape), dtype=jnp.uint32)
-        self.key = type(like)(jnp.broadcast_to(key, self.shape))
         self.count = type(like)(numbers.reshape(self.shape))
+
+    def first_key(self):
+        """The key: all entries are the same."""
+        words = self.words.get_value()
+        words = words.reshape(-1, words.shape[-1])[0]
+        return jax.random.wrap_key_data(words, impl=self.kind)  # pyright: ignore
+
+
+def shape_of(stream):
+    """How many layers a stream of `of_site` is for, as the shape of what each of them gets."""
+    return stream.shape if isinstance(stream, _Stacked) else stream.key.shape
 
 
 def stacks(model):
@@ -86,16 +98,29 @@ def stacks(model):
     return like
 
 
-def rekeyed(had, key, path):
-    """Streams of a pass in place of those of the model, in whatever holds them."""
+def rekeyed(had, key, path, noted):
+    """Streams of a pass in place of those of the model, in whatever holds them.
+
+    Args:
+        had: what holds them.
+        key: of the pass.
+        path: of it.
+        noted: what is done to the key of each.
+    """
     if isinstance(had, nnx.RngStream):
-        return _stream(key, (*path, ""), had)
+        stream = _stream(key, (*path, ""), had)
+        return nnx.RngStream(noted(stream.key[...]), tag=stream.tag)
     if isinstance(had, nnx.Rngs):
-        return nnx.Rngs({tag: _stream(key, (*path, tag), s) for tag, s in had.items()})
+        streams = {tag: _stream(key, (*path, tag), s) for tag, s in had.items()}
+        noted_streams = {
+            tag: nnx.RngStream(noted(s.key[...]), tag=s.tag) for tag, s in streams.items()
+        }
+        return nnx.Rngs(noted_streams)
     if isinstance(had, nnx.Dict | dict):
-        return type(had)({name: rekeyed(x, key, (*path, name)) for name, x in had.items()})
+        parts = {name: rekeyed(x, key, (*path, name), noted) for name, x in had.items()}
+        return type(had)(parts)
     if isinstance(had, nnx.List | list | tuple):
-        return type(had)([rekeyed(x, key, (*path, str(i))) for i, x in enumerate(had)])
+        return type(had)([rekeyed(x, key, (*path, str(i)), noted) for i, x in enumerate(had)])
     return had
 
 

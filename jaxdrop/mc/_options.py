@@ -90,8 +90,7 @@ class ModelFn:
         """The sites of a pass by another plan, which is traced and not run."""
         with set_to(auditing, True), set_to(writing, True):
             program = jax.make_jaxpr(lambda key: self._run(key, plan, args, kwargs))(key)
-        drawn = _draws.draws(program.jaxpr)
-        return [*_trace.sites(program.jaxpr), *_draws.given_sites(drawn)]
+        return _draws.sites(program.jaxpr, _draws.draws(program.jaxpr)[0])[0]
 
 
 def _in_words(sites):

@@ -91,7 +91,8 @@ def mark(x, path, kind, rate, live):
     """``x``, with the site noted in the traced program, where the audit reads it.
 
     The note survives jit, its cache and every transform, and compiles to nothing. In a pytree, the
-    first array carries it.
+    first array carries it. Where ``live`` is None, it is a site if the module has drawn by a key
+    that was noted as its own.
     """
     rate = float(rate) if isinstance(rate, numbers.Real) else None
     return _noted(x, _MARK, ("/".join(map(str, path)), kind.__name__, rate, live))
