@@ -44,7 +44,7 @@ def _predict(**options):
 class _Holder:
     """Has a linen module and its parameters, as the models of a library do."""
 
-    module, params = nn.Dense(2), {"kernel": _X, "bias": _X[0]}  # noqa: RUF012
+    module, params = nn.Dense(2), {"kernel": _X, "bias": _X[0]}
 
 
 class _Named(nn.Module):
@@ -682,12 +682,12 @@ _BAD = {
     "params of a module": (
         lambda: mc.from_linen(nn.Dense(2), {"kernel": _X, "bias": _X[0]}),
         ValueError,
-        r"collections such as 'params'.*got 'kernel', 'bias', .*from_linen\(model, .'params': params",
+        r"collections such as 'params'.*got 'kernel', 'bias', .*from_linen\(model, .'params'",
     ),
     "params of modules": (
         lambda: mc.from_linen(nn.Dense(2), {"Dense_0": {"kernel": _X}}),
         ValueError,
-        r"got 'Dense_0', as in variables\['params'\]; write from_linen\(model, .'params': params.\)",
+        r"got 'Dense_0', as in variables\['params'\]; write from_linen\(model, .'params'",
     ),
     "params of named modules": (
         lambda: mc.from_linen(_Named(), {"head": {"kernel": _X.T}})(_key(), _X),

@@ -1,6 +1,7 @@
 """Which functions of an adapter are one program, which are not, and that they may be pickled."""
 
 import pickle
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ class Scaled(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dropout(0.5, deterministic=True)(x.astype(jnp.bfloat16))
-        scale = self.scale["scale"] if isinstance(self.scale, dict) else self.scale
+        scale = self.scale["scale"] if isinstance(self.scale, Mapping) else self.scale
         return x * jnp.asarray(scale, None if np.ndim(scale) == 0 else jnp.bfloat16)
 
 
@@ -86,19 +87,22 @@ MEANS = {
 @pytest.mark.parametrize("kind", MEANS)
 def test_arrays_may_be_fields_of_linen_modules(kind):
     program, count = counted(lambda fn: fn(key(), X))
-    for mean, number in ((np.ones(4), 1), (np.ones(4), 1), (np.full(4, 3.0), 2), (np.ones(1), 3)):
+    ones, threes = np.ones((1, 4)), np.full((1, 4), 3.0)
+    for mean, number in ((ones, 1), (ones, 1), (threes, 2), (ones[:, :1], 3)):
         fn = scaled("linen", MEANS[kind](mean))
         assert_same_bits(program(fn), fn(key(), X))
         assert count == [number]
         out = mc.predict(fn, key(), X, num_samples=4, summary=mc.samples())
         kept = np.asarray(out) != 0
-        wanted = np.where(kept, 2 * np.asarray(X.astype(jnp.bfloat16) * jnp.bfloat16(mean[0])), 0)
+        wanted = np.where(
+            kept, 2 * np.asarray(X.astype(jnp.bfloat16) * jnp.bfloat16(mean[0, 0])), 0
+        )
         np.testing.assert_array_equal(out, wanted)
 
 
 def test_an_array_of_a_module_inside_an_nnx_model_may_be_a_field():
     fns = [
-        mc.from_nnx(nnx.bridge.ToNNX(Scaled(np.full(4, mean, np.float32)), rngs=nnx.Rngs(0)))
+        mc.from_nnx(nnx.bridge.ToNNX(Scaled(np.full((1, 4), mean, np.float32)), rngs=nnx.Rngs(0)))
         for mean in (1, 1, 2)
     ]
     program, count = counted(lambda fn: fn(key(), X))
@@ -127,7 +131,7 @@ class Layers(nnx.Module):
 @pytest.mark.parametrize("options", [{}, {"sites": "*rop*", "rate": 0.25, "shared_masks": False}])
 def test_functions_of_models_that_pickle_pickle(framework, options):
     if framework == "linen":
-        fn = mc.from_linen(Scaled(np.ones(4, np.float32)), {}, **options)
+        fn = mc.from_linen(Scaled(np.ones((1, 4), np.float32)), {}, **options)
     else:
         fn = mc.from_nnx(Layers(), **options)
     again = pickle.loads(pickle.dumps(fn))
@@ -173,7 +177,7 @@ FORWARDED = {
         lambda x, y: jax.lax.cond(x.sum() > 0, lambda x, y: (x,), lambda x, y: (y,), x, y),
         [None],
     ),
-    "nothing": (lambda x, y: (x * 1, -(-y), 3.0), [None, None, None]),
+    "nothing": (lambda x, y: (x * 1, jnp.negative(y), 3.0), [None, None, None]),
 }
 
 

@@ -40,7 +40,7 @@ class LinenFn(_options.ModelFn):
                 return self._audited(plan, args, options)
             with _linen_live.intercepted(plan):
                 return self.model.value.apply(self.variables, *args, **options)
-        except errors.ScopeParamNotFoundError as error:
+        except (errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound) as error:
             _models.refuse_params(self.variables, error)
             raise
 
