@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxdrop
+from jaxdrop import mc
 from jaxdrop.functional import _cells
 from jaxdrop.linen import VariationalCell, WeightDropCell, ZoneoutCell
 from tests import cells, reference
@@ -265,6 +266,32 @@ def test_batches_of_any_rank():
         cell = VariationalCell(WeightDropCell(nn.GRUCell(HIDDEN), 0.5, **ON), 0.5, 0.5, 0.5, **ON)
         y, _ = nn.RNN(cell).init_with_output({"params": key(0), "dropout": key(1)}, x)
         assert y.shape == (*shape, STEPS, HIDDEN)
+
+
+WRAPPERS = {
+    "variational": lambda cell, floor: floor.VariationalCell(cell, 0.5, 0.5, 0.5, **ON),
+    "untied": lambda cell, floor: floor.VariationalCell(cell, 0.5, 0.5, tied=False, **ON),
+    "weights": lambda cell, floor: floor.WeightDropCell(cell, 0.5, **ON),
+    "zoneout": lambda cell, floor: floor.ZoneoutCell(cell, 0.5, **ON),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("features", [3, 32])
+def test_a_batch_of_none(wrapper, features):
+    """As Flax's cells take it."""
+    x = jnp.ones((2, STEPS, features))
+    for framework in ("linen", "nnx"):
+        wrap = functools.partial(WRAPPERS[wrapper], floor=getattr(jaxdrop, framework))
+        if framework == "linen":
+            model = nn.RNN(wrap(nn.LSTMCell(HIDDEN)))
+            fn = mc.from_linen(model, model.init({"params": key(), "dropout": key(1)}, x))
+        else:
+            cell = wrap(nnx.LSTMCell(features, HIDDEN, rngs=nnx.Rngs(0)))
+            fn = mc.from_nnx(nnx.RNN(cell))
+        for run in (fn, jax.jit(fn)):
+            assert run(key(), x[:0]).shape == (0, STEPS, HIDDEN)
+        assert fn(key(), x).shape == (2, STEPS, HIDDEN)
 
 
 def call_errors():

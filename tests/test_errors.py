@@ -41,6 +41,18 @@ def _predict(**options):
     return mc.predict(fn, _key(), _X, **options)
 
 
+class _Holder:
+    """Has a linen module and its parameters, as the models of a library do."""
+
+    module, params = nn.Dense(2), {"kernel": _X, "bias": _X[0]}
+
+
+class _Named(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, deterministic=True)(nn.Dense(4, name="head")(x))
+
+
 # id: (call, exception, what the message holds: expected, received, remedy)
 _BAD = {
     "rate below 0": (lambda: _dropout(rate=-0.1), ValueError, r"in \[0, 1\], got -0.1; a keep"),
@@ -626,6 +638,71 @@ _BAD = {
         lambda: mc.from_nnx(nn.Dropout(0.5)),
         TypeError,
         "expected a flax.nnx.Module, got .* write jaxdrop.mc.from_linen",
+    ),
+    "class of a linen model": (
+        lambda: mc.from_linen(nn.Dropout, {}),
+        TypeError,
+        r"got the class Dropout; make one, as for init: from_linen\(Dropout\(...\), variables\)",
+    ),
+    "class of an nnx model": (
+        lambda: mc.from_nnx(nnx.Dropout),
+        TypeError,
+        r"got the class Dropout; make one: from_nnx\(Dropout\(..., rngs=nnx.Rngs\(0\)\)\)",
+    ),
+    "bound linen model": (
+        lambda: mc.from_linen(nn.Dropout(0.5).bind({}), {}),
+        TypeError,
+        r"an unbound module, got a Dropout that is bound .* from_linen\(\*model.unbind\(\)\)",
+    ),
+    "graph of an nnx model": (
+        lambda: mc.from_nnx(nnx.graphdef(nnx.Dropout(0.5))),
+        TypeError,
+        r"got GraphDef, a part of one; .*from_nnx\(nnx.merge\(graphdef, state\)\)",
+    ),
+    "split nnx model": (
+        lambda: mc.from_nnx(nnx.split(nnx.Dropout(0.5))),
+        TypeError,
+        r"got tuple, a part of one; .*nnx.merge",
+    ),
+    "state of an nnx model": (
+        lambda: mc.from_nnx(nnx.state(nnx.Dropout(0.5))),
+        TypeError,
+        r"got State, a part of one; .*nnx.merge",
+    ),
+    "holder in from_linen": (
+        lambda: mc.from_linen(_Holder(), {}),
+        TypeError,
+        r"got _Holder, which holds one; write from_linen\(model.module, .'params': model.params.\)",
+    ),
+    "holder in from_nnx": (
+        lambda: mc.from_nnx(_Holder()),
+        TypeError,
+        r"got _Holder, which holds one; write from_linen\(model.module, .'params': model.params.\)",
+    ),
+    "params of a module": (
+        lambda: mc.from_linen(nn.Dense(2), {"kernel": _X, "bias": _X[0]}),
+        ValueError,
+        r"collections such as 'params'.*got 'kernel', 'bias', .*from_linen\(model, .'params'",
+    ),
+    "params of modules": (
+        lambda: mc.from_linen(nn.Dense(2), {"Dense_0": {"kernel": _X}}),
+        ValueError,
+        r"got 'Dense_0', as in variables\['params'\]; write from_linen\(model, .'params'",
+    ),
+    "params of named modules": (
+        lambda: mc.from_linen(_Named(), {"head": {"kernel": _X.T}})(_key(), _X),
+        ValueError,
+        r"got 'head', as in variables\['params'\]; write from_linen",
+    ),
+    "variables None": (
+        lambda: mc.from_linen(nn.Dense(2), None),
+        TypeError,
+        r"a dict of collections, .* got NoneType; write from_linen\(model, model.init\(key, x\)\)",
+    ),
+    "state of training": (
+        lambda: mc.from_linen(nn.Dense(2), _Holder()),
+        TypeError,
+        r"got _Holder; .*from_linen\(model, .'params': it.params.\)",
     ),
     "no samples": (lambda: _predict(num_samples=0), ValueError, "at least 1, got 0; write"),
     "samples bool": (lambda: _predict(num_samples=True), ValueError, "at least 1, got True; write"),

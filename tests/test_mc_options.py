@@ -102,12 +102,47 @@ def test_nothing_chosen_is_refused_by_predict(framework):
 @each_framework
 @pytest.mark.parametrize("own", [0.5, 0.0, 1.0])
 def test_an_override_is_the_model_with_that_rate(framework, own):
-    """Bit for bit, and where the model's own rate is 0, too."""
+    """Bit for bit, and where the model's own rate is 0, too, if that is asked for."""
     for rate in (0.2, 0.9):
-        y = two(framework, own, rate=rate)(key(), X)
+        y = two(framework, own, rate=rate, zero_rates=True)(key(), X)
         assert_same_bits(y, two(framework, np.float32(rate).item())(key(), X))
     assert_same_bits(two(framework, own, rate=0.0)(key(), X), X + 1)
-    assert_same_bits(two(framework, own, rate=1.0)(key(), X), jnp.ones_like(X))
+    assert_same_bits(two(framework, own, rate=1.0, zero_rates=True)(key(), X), jnp.ones_like(X))
+
+
+@each_framework
+@pytest.mark.parametrize("make", ["two", "attention", "recurrent"])
+def test_what_the_model_has_off_by_a_rate_of_0_stays_off(framework, make):
+    """Bit for bit that model without the override, where a site stays and where all do."""
+    x = X if make == "two" else data((2, 6, 8)) if make == "attention" else data((3, 5, 4))
+    adapted = {"two": two, "attention": attention, "recurrent": recurrent_at}[make]
+    off = adapted(framework, 0.0)(key(), x)
+    fn = adapted(framework, 0.0, rate=0.25)
+    assert_same_bits(fn(key(), x), off)
+    assert_same_bits(jax.jit(lambda rate: adapted(framework, 0.0, rate=rate)(key(), x))(0.25), off)
+    sites = mc.audit(fn, key(), x).sites
+    assert sites and not any(site.live or site.rate for site in sites)
+    assert (adapted(framework, 0.0, rate=0.25, zero_rates=True)(key(), x) != off).any()
+
+
+def recurrent_at(framework, own, **options):
+    """All rates of a cell the same."""
+    if framework == "nnx":
+        cell = nnx.LSTMCell(4, 6, rngs=nnx.Rngs(0))
+        cell = jaxdrop.nnx.VariationalCell(cell, *[own] * 3, rngs=nnx.Rngs(1))
+        return mc.from_nnx(nnx.RNN(cell), **options)
+    cell = jaxdrop.linen.VariationalCell(nn.LSTMCell(6), *[own] * 3, deterministic=True)
+    model = nn.RNN(cell)
+    return mc.from_linen(model, model.init(key(5), data((3, 5, 4))), **options)
+
+
+@each_framework
+@pytest.mark.parametrize("rate", [0, 0.0, np.float32(0), np.zeros(()), jnp.float32(0)])
+def test_with_a_rate_that_is_known_to_be_0_nothing_is_drawn(framework, rate):
+    fn = two(framework, 0.5, rate=rate)
+    report = mc.audit(fn, key(), X)
+    assert [(site.rate, site.live) for site in report.sites] == [(0.0, False)] * 2
+    assert not report.depends_on_key and not report.unreached
 
 
 @each_framework
@@ -150,12 +185,13 @@ def attention(framework, own, **options):
 @pytest.mark.parametrize("own", [0.5, 0.0])
 def test_an_override_reaches_attention(framework, own):
     x = data((2, 6, 8))
-    y = attention(framework, own, rate=0.25)(key(), x)
+    options = {"rate": 0.25, "zero_rates": True}
+    y = attention(framework, own, **options)(key(), x)
     np.testing.assert_allclose(y, attention(framework, 0.25)(key(), x), rtol=1e-5, atol=1e-6)
-    (site,) = mc.audit(attention(framework, own, rate=0.25), key(), x).sites
+    (site,) = mc.audit(attention(framework, own, **options), key(), x).sites
     assert site.live
-    off = attention(framework, 0.5, rate=0.25, sites="nowhere")
-    np.testing.assert_allclose(off(key(), x), attention(framework, 0.0)(key(), x), rtol=1e-5)
+    off = attention(framework, 0.5, sites="nowhere", **options)
+    assert_same_bits(off(key(), x), attention(framework, 0.0)(key(), x))
     assert not mc.audit(off, key(), x).sites[0].live
 
 
@@ -174,6 +210,8 @@ def test_an_override_reaches_recurrent_cells_where_they_drop(framework):
     x = data((3, 5, 4))
     y = recurrent(framework, 0.5, rate=0.25)(key(), x)
     np.testing.assert_allclose(y, recurrent(framework, 0.25)(key(), x), rtol=1e-5, atol=1e-6)
+    every = recurrent(framework, 0.5, rate=0.25, zero_rates=True)(key(), x)
+    assert (every != y).any() and ((every == 0) & (y != 0)).any()  # its outputs drop as well
     off = recurrent(framework, 0.5, sites="nowhere")(key(), x)
     np.testing.assert_allclose(off, recurrent(framework, 0.0)(key(), x), rtol=1e-5)
 

@@ -129,9 +129,9 @@ def common_rate(rates):
 
 
 def rate_names(cell):
-    """Names of the rates of a cell, without those that are known to be 0."""
+    """Names of the rates that a cell has."""
     names = ("rate", "input_rate", "state_rate", "output_rate")
-    return [n for n in names if hasattr(cell, n) and not is_off((getattr(cell, n),), False)]
+    return [name for name in names if hasattr(cell, name)]
 
 
 def is_off(rates, deterministic):

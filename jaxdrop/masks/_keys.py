@@ -20,7 +20,7 @@ def check_key(key, name="key"):
         )
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         batch = key.shape
-    elif dtype == jnp.uint32 and key.ndim >= 1 and key.shape[-1:] == _default_shape():
+    elif is_legacy(key):
         batch = key.shape[:-1]
     else:
         raise TypeError(
@@ -32,6 +32,11 @@ def check_key(key, name="key"):
             f"{name}: expected one PRNG key, got a batch of shape {batch}; "
             "map over it with jax.vmap, or pass a single one such as keys[0]"
         )
+
+
+def is_legacy(x):
+    """Whether an array has the dtype and the last axis of legacy keys."""
+    return x.dtype == jnp.uint32 and x.ndim >= 1 and x.shape[-1:] == _default_shape()
 
 
 def typed(key):

@@ -1,11 +1,26 @@
 """Where a model drops, before anything runs."""
 
+import textwrap
+import warnings
 from typing import Any, NamedTuple
 
-from jaxdrop.mc import _trace
-from jaxdrop.mc._site import Site, auditing
+from flax import errors
+
+from jaxdrop.mc import _draws, _trace
+from jaxdrop.mc._site import (
+    Site,
+    auditing,
+    read_choice,
+    read_unreached,
+    unreached,
+    writing,
+)
 
 _COLUMNS = 80
+_REMEDY = """
+Add a layer that drops, such as flax.linen.Dropout, flax.nnx.Dropout or one of
+jaxdrop.linen or jaxdrop.nnx; what is trained without one may get it afterwards.
+A model that drops by a function and a key takes the key as an argument."""
 
 
 class Audit(NamedTuple):
@@ -18,12 +33,15 @@ class Audit(NamedTuple):
         changes: collections, in nnx kinds of variables, that the model would write in a pass:
             empty where all is well. What is written is lost in nnx and refused by linen, and may
             mean that a norm of the model's own does not evaluate.
+        unreached: a sentence for each place whose dropout an adapter does not decide: with its
+            name, and why. Empty where all is well.
     """
 
     sites: tuple[Site, ...]
     depends_on_key: bool
     bytes_a_pass: int
     changes: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     def __str__(self):
         if self.depends_on_key:
@@ -32,8 +50,11 @@ class Audit(NamedTuple):
             verdict = "The output does not depend on the key."
         if self.changes:
             verdict += f"\nA pass would change {', '.join(self.changes)}."
+        for sentence in self.unreached:
+            verdict += "\n" + textwrap.fill(f"Not reached: {sentence}.", _COLUMNS)
         if not self.sites:
-            return f"no dropout site was found\n{verdict}"
+            remedy = "" if self.depends_on_key else _REMEDY
+            return f"no dropout site was found\n{verdict}{remedy}"
         rows = [("path", "kind", "rate", "shape", "")]
         for site in self.sites:
             rate = "-" if site.rate is None else f"{site.rate:.4g}"
@@ -78,11 +99,62 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
         1 of 1 sites are live. The output depends on the key.
     """
     with auditing(True):
-        jaxpr = _trace.trace(fn, key, args, kwargs)
+        try:
+            jaxpr = _trace.trace(fn, key, args, kwargs)
+        except errors.ModifyScopeVariableError:
+            with writing(True):
+                jaxpr = _trace.trace(fn, key, args, kwargs)
     inputs = [index == 0 for index in range(len(jaxpr.invars))]
+    drawn, depends = _draws.draws(jaxpr)
+    sites, sentences = _sites(jaxpr, drawn)
     return Audit(
-        tuple(_trace.sites(jaxpr)),
-        any(_trace.depends(jaxpr, inputs)),
+        sites,
+        depends,
         _trace.working_set(jaxpr, inputs),
         tuple(sorted(_trace.changes(jaxpr))),
+        sentences,
     )
+
+
+def warn(report):
+    """Warns of what an adapter does not decide."""
+    if report.unreached:
+        warnings.warn(
+            "not all dropout is decided by the key and by what the adapter was told: "
+            + "; ".join(report.unreached),
+            stacklevel=2,
+        )
+
+
+def _sites(jaxpr, drawn):
+    """The sites of a program, and the sentences about what is not reached."""
+    sites, own = _draws.sites(jaxpr, drawn)
+    given = [site for site in sites if site.path in own]
+    sentences = list(_notes(jaxpr, read_unreached))
+    for choice in _notes(jaxpr, read_choice):
+        seen = {site.path for site in sites}
+        missing = [site for site in choice.sites if site.path not in seen]
+        sites += [site._replace(live=False) for site in missing]
+        sentences += [f"a pass does not come to {site.path}" for site in missing if site.live]
+        off = {site.path for site in choice.sites if not site.live}
+        said = [unreached(s.path, s.kind, s.path in off, choice.has_rate) for s in given]
+        sentences += filter(None, said)
+        if choice.unmatched is not None:
+            paths = ", ".join(repr(site.path) for site in choice.sites)
+            sentences.append(f"{choice.unmatched} matches none of the paths there are: {paths}")
+    sentences += [
+        f"{draw.place} draws by a key that is not that of the pass: the same in every pass"
+        for draw in drawn
+        if not draw.origin.key
+    ]
+    return tuple(sites), tuple(dict.fromkeys(sentences))
+
+
+def _notes(jaxpr, read):
+    """What the equations of a program, and of all programs inside it, are noted to say."""
+    for equation in jaxpr.eqns:
+        note = read(equation)
+        if note is not None:
+            yield note
+        for inner in _draws.programs(equation.params):
+            yield from _notes(inner, read)

@@ -17,6 +17,7 @@ def from_nnx(
     *,
     sites: _options.Sites = None,
     rate: ArrayLike | None = None,
+    zero_rates: bool = False,
     shared_masks: bool = False,
 ) -> "NnxFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
@@ -29,9 +30,12 @@ def from_nnx(
     sub-network. Attention draws a mask for each example and head, unless it has an
     ``attention_fn`` of the user's own.
 
-    A module with an attribute or an argument ``deterministic`` is given False, so that it also
-    drops where it does so by a function and an ``nnx.Rngs`` of its own (such a site keeps its
-    rate); one with ``Norm`` in the name of its class is told to evaluate all the same.
+    A module that is no norm is told to drop by every flag that it has for this, in its calls or
+    among its attributes: ``deterministic`` is False; ``train``, ``training``, ``is_training``,
+    ``is_train``, ``enable_dropout`` and ``use_dropout`` are True. So it also drops where it does so
+    under an ``if``, or by a function and streams of its own (such a site keeps its rate). One
+    with ``Norm`` in the name of its class is told to evaluate all the same. PRNG keys among the
+    arguments are mixed with the key of the pass. A model of linen inside is run likewise.
 
     The function mutates nothing that is seen from outside, so it runs inside every transform of
     JAX. It is a pytree whose leaves are the state of the model, so it may be an argument of a
@@ -44,8 +48,10 @@ def from_nnx(
             The others stay off.
         rate: probability of dropping at every site in place of its own, in [0, 1]; may be traced.
             An array to the program: a sweep over rates compiles once. Noise that has no rate, and
-            what is left out of the shapes (tokens, hidden units), keep theirs; in a recurrent cell,
-            rates of 0 stay 0.
+            what is left out of the shapes (tokens, hidden units), keep theirs, and so does a rate
+            that is known to be 0. With a rate that is known to be 0 itself, nothing drops.
+        zero_rates: if true, ``rate`` is also for what the model has off by a rate of 0, in
+            recurrent cells, too.
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
             the arguments then has examples on axis 0; the model runs for each of them on its own,
             where a `SubsetResidual`, which picks some examples of a batch, keeps the only one.
@@ -54,9 +60,11 @@ def from_nnx(
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
-        TypeError: ``model`` is no nnx.Module, ``sites`` neither pattern nor function, or ``rate``
-            no number.
-        ValueError: ``rate`` lies outside [0, 1] or is no scalar.
+        TypeError: ``model`` is not an nnx.Module, ``sites`` neither pattern nor function, or
+            ``rate`` not a number.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar. The function raises it if a
+            pass changes a variable of the model, which would be lost: a cache, a counter, or the
+            statistics of what is not a norm by its name.
 
     Example:
         >>> rngs = nnx.Rngs(0)
@@ -72,4 +80,4 @@ def from_nnx(
     """
     from jaxdrop.mc._nnx_fn import nnx_fn
 
-    return nnx_fn(model, sites, rate, shared_masks)
+    return nnx_fn(model, sites, rate, zero_rates, shared_masks)

@@ -1,29 +1,31 @@
 """Modules of an nnx model that drop, whatever they are told: classes mixed into their own."""
 
+import contextlib
 import functools
-import inspect
-import numbers
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop.functional import _cells
-from jaxdrop.mc import _options
-from jaxdrop.mc._site import is_live, mark, site_key
+from jaxdrop.mc import _given_keys, _linen_live, _nnx_streams, _options, _plan
+from jaxdrop.mc._by_value import ByValue
+from jaxdrop.mc._site import is_known_zero, is_live, mark
+from jaxdrop.nnx._attention_fn import attention_fn
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
-from jaxdrop.nnx._dropout import MCDropout
+from jaxdrop.nnx._dropout import Dropout, MCDropout
 
 
-def enliven(node, path, chosen):
-    """Turns a module of a copied model into one that drops if chosen, and not otherwise."""
-    if not isinstance(node, nnx.Module):
-        return
-    mixin = _live_mixin(node)
-    if mixin is not None:
-        node.__class__ = _live_class(mixin, type(node))
-        vars(node).update(site_path=path, site_chosen=chosen)
+def enliven(model, plan, key):
+    """Turns the modules of a model that is a copy into ones that do what the plan says."""
+    like = _nnx_streams.stacks(model)
+    for path, node in list(nnx.iter_graph(model)):
+        mixin = _live_mixin(node) if isinstance(node, nnx.Module) else None
+        if mixin is not None:
+            kind = Dropout if type(node) is nnx.Dropout else type(node)
+            node.__class__ = _live_class(mixin, kind)
+            node.prepare(plan, plan.path(path), key, like(path))  # pyright: ignore
 
 
 class Live(nnx.Module):
@@ -31,19 +33,44 @@ class Live(nnx.Module):
 
     site_path: tuple[str, ...]
     site_chosen: bool
+    site_overridden: bool  # whether its rates are others than its own
 
-    def prepare(self, key, rate):
-        """Gives the module a stream of its site's own, and the rate that is asked for, if any."""
-        stream = _stream(key, self.site_path, getattr(self, "rngs", None))
+    def prepare(self, plan, path, key, like):
+        """Gives the module what it is to do, a stream of its own, and the rate, if one is asked.
+
+        Args:
+            plan: of the pass.
+            path: of the module.
+            key: of the pass.
+            like: a variable that is stacked if the module is; None where none is.
+        """
+        vars(self).update(site_path=path, site_chosen=plan.is_chosen(path), site_overridden=False)
+        stream = _nnx_streams.of_site(key, path, getattr(self, "rngs", None), like)
         self.rngs = nnx.data(stream)
-        if rate is not None:
-            self.override(rate)
+        for name in self.rate_names():
+            own = getattr(self, name)
+            rate = plan.rate_of(own)
+            if rate is not own:
+                self.override(name, rate, _nnx_streams.shape_of(stream))
 
-    def override(self, rate):
-        """Puts another rate in place of the module's own; one that decides a shape stays."""
+    def rate_names(self):
+        """Names of the attributes that are rates; none where one decides a shape."""
         fixed = getattr(self, "rate_decides_shapes", False)
-        if "rate" in vars(self) and not fixed:
-            self.rate = nnx.data(rate)
+        return ["rate"] if "rate" in vars(self) and not fixed else []
+
+    def override(self, name, rate, shape):
+        """Puts another rate in place of one: an array, once for each of the stacked layers."""
+        vars(self)["site_overridden"] = True
+        known = is_known_zero(rate)
+        setattr(self, name, rate if known else nnx.data(jnp.broadcast_to(rate, shape)))
+
+    @contextlib.contextmanager
+    def called(self):
+        """Inside, rates that stand here once for each layer are one number; gives a stream."""
+        names = self.rate_names() if self.site_overridden else []
+        rates = {name: _nnx_streams.first(getattr(self, name)) for name in names}
+        with _attributes(self, **rates), _nnx_streams.opened(self.rngs) as stream:
+            yield stream
 
 
 class _LiveDropout(Live):
@@ -53,98 +80,133 @@ class _LiveDropout(Live):
         del rngs  # the key of the pass decides, not the model
         flag = self.resolve(deterministic) if isinstance(self, MCDropout) else False
         flag = flag if self.site_chosen else True
-        live = is_live(self.rate, flag)
-        args, kwargs = mark((args, kwargs), self.site_path, type(self), self.rate, live)
-        return super().__call__(*args, deterministic=flag, rngs=self.rngs, **kwargs)
+        with self.called() as stream:
+            live = is_live(self.rate, flag)
+            args, kwargs = mark((args, kwargs), self.site_path, type(self), self.rate, live)
+            return super().__call__(*args, deterministic=flag, rngs=stream, **kwargs)
 
 
 class _LiveAttention(Live):
     dropout_rate: Any
+    attention_fn: Any
 
-    def override(self, rate):
-        self.dropout_rate = _options.SOME_RATE
-        self.attention_fn = _options.at_rate(self.attention_fn, rate)
+    def rate_names(self):
+        return ["dropout_rate"]
 
     def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
         del deterministic, rngs  # the key of the pass decides, not the model
-        live = self.site_chosen and is_live(self.dropout_rate, False)
-        output = super().__call__(*args, deterministic=not live, rngs=self.rngs, **kwargs)
-        if isinstance(self.dropout_rate, numbers.Real) and not self.dropout_rate:
-            return output
-        return mark(output, self.site_path, type(self), self.dropout_rate, live)
+        with self.called() as stream:
+            rate = self.dropout_rate
+            live = self.site_chosen and is_live(rate, False)
+            with _attributes(self, **(self.dropping(rate) if live else {"dropout_rate": 0.0})):
+                output = super().__call__(*args, deterministic=not live, rngs=stream, **kwargs)
+        return mark(output, self.site_path, type(self), rate, live)
+
+    def dropping(self, rate):
+        """The attributes of a call that drops."""
+        function = self.attention_fn
+        function = attention_fn if function is nnx.dot_product_attention else function
+        if not self.site_overridden:
+            return {"attention_fn": function}
+        at_rate = _options.at_rate(function, rate)
+        return {"attention_fn": at_rate, "dropout_rate": _options.SOME_RATE}
 
 
 class _LiveCell(Live):
     rates: tuple
 
-    def override(self, rate):
-        for name in _cells.rate_names(self):
-            setattr(self, name, nnx.data(rate))
+    def rate_names(self):
+        return _cells.rate_names(self)
 
     def resolve(self, deterministic):
         return not self.site_chosen
 
     def initialize_carry(self, *args, **kwargs):
-        carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
-        rate = _cells.common_rate(self.rates)
+        with self.called() as stream, _attributes(self, rngs=stream):
+            carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
+            rate = _cells.common_rate(self.rates)
         live = self.site_chosen and is_live(rate, False)
         return mark(carry, self.site_path, type(self), rate, live)
+
+    def step(self, *args):
+        with self.called():
+            return super().step(*args)  # pyright: ignore
+
+
+class _LiveBridge(Live):
+    """A linen model inside the nnx model, which takes attributes of other names for variables."""
+
+    to_nnx__rngs: Any
+
+    def prepare(self, plan, path, key, like):
+        streams = self.to_nnx__rngs
+        had = next((stream for _, stream in streams.items()), None) if streams else None
+        stream = _nnx_streams.of_site(key, path, had, like)
+        self.to_nnx__stream = nnx.data(stream)
+        rate = (
+            None
+            if plan.rate is None
+            else jnp.broadcast_to(plan.rate, _nnx_streams.shape_of(stream))
+        )
+        self.to_nnx__rate = nnx.data(rate)
+        self.to_nnx__plan = ByValue(plan._replace(rate=None, prefix=path))
+
+    def __call__(self, *args, rngs=None, **kwargs):
+        del rngs  # the key of the pass decides, not the model
+        plan = self.to_nnx__plan.value._replace(rate=_nnx_streams.first(self.to_nnx__rate))
+        with _nnx_streams.opened(self.to_nnx__stream) as stream:
+            key = stream()
+            streams = nnx.Rngs(_linen_live.streams(key))
+            with _linen_live.intercepted(plan, key):
+                return super().__call__(*args, rngs=streams, **kwargs)  # pyright: ignore
 
 
 class _LiveOther(Live):
     """A module that may drop by a function and streams of its own."""
 
-    def prepare(self, key, rate):
-        del rate  # known to the module's code alone
-        if "deterministic" in vars(self):
-            self.deterministic = not self.site_chosen
-        for name, had in _own_randomness(self).items():
-            streams = had.items() if isinstance(had, nnx.Rngs) else [("", had)]
-            new = {tag: _stream(key, (*self.site_path, name, tag), s) for tag, s in streams}
-            setattr(self, name, nnx.Rngs(new) if isinstance(had, nnx.Rngs) else new[""])
+    site_flags: ByValue  # what it is told
+    site_inside: bool  # whether one of its methods is under way
 
-    def __call__(self, *args, **kwargs):
-        told = _told(super().__call__, args, kwargs, {"deterministic": not self.site_chosen})
-        before = _counts(self)
-        output = super().__call__(*told.args, **told.kwargs)
-        drawn = any(a is not b for a, b in zip(before, _counts(self)))
-        return mark(output, self.site_path, type(self), None, True) if drawn else output
+    def prepare(self, plan, path, key, like):
+        kind = type(self)
+        flags = plan.flags(path, kind)
+        vars(self).update(
+            site_path=path,
+            site_flags=ByValue(flags),
+            site_inside=False,
+        )
+        for name, value in _plan.own_flags(self, flags).items():
+            setattr(self, name, value)
+        for name, had in _nnx_streams.held(self).items():
+            noted = functools.partial(_given_keys.noted, path, kind)
+            setattr(self, name, _nnx_streams.rekeyed(had, key, (*path, name), noted))
 
-
-class _LiveNorm(Live):
-    """A norm that keeps averages, told to use them though the flag of its parent be turned."""
-
-    def prepare(self, key, rate):
-        pass  # nothing of it is drawn
-
-    def __call__(self, *args, **kwargs):
-        told = _told(super().__call__, args, kwargs, _options.EVALUATED)
-        return super().__call__(*told.args, **told.kwargs)
-
-
-def _told(call, args, kwargs, flags):
-    """The arguments of a call with flags set, those of them that it takes."""
-    signature = inspect.signature(call)
-    bound = signature.bind(*args, **kwargs)
-    bound.arguments.update({n: value for n, value in flags.items() if n in signature.parameters})
-    return bound
+    def told(self, method, args, kwargs):
+        """Calls a method with the flags that it takes set."""
+        flags = self.site_flags.value
+        own = _plan.own_flags(self, flags)
+        args, kwargs = _plan.told(method, args, kwargs, flags, own)
+        if self.site_inside:
+            return method(*args, **kwargs)
+        path, kind = self.site_path, type(self)
+        args, kwargs = _given_keys.handed(path, kind, method, args, kwargs)
+        before = _nnx_streams.counts(self)
+        with _attributes(self, site_inside=True):
+            output = method(*args, **kwargs)
+        if all(a is b for a, b in zip(before, _nnx_streams.counts(self))):
+            return output
+        return mark(output, path, kind, None, None)
 
 
-def _stream(key, path, had):
-    """A stream with the key of a site, stacked as the one that the module had there."""
-    key = site_key(key, path)
-    if isinstance(had, nnx.RngStream) and had.key.shape:  # layers stacked for a scan
-        key = jax.random.split(key, had.key.shape)
-    return nnx.RngStream(key, tag=getattr(had, "tag", "dropout"))
-
-
-def _own_randomness(node):
-    return {k: v for k, v in vars(node).items() if isinstance(v, nnx.Rngs | nnx.RngStream)}
-
-
-def _counts(node):
-    own = [nnx.state(randomness, nnx.RngCount) for randomness in _own_randomness(node).values()]
-    return jax.tree.leaves(own)
+@contextlib.contextmanager
+def _attributes(module, **values):
+    """Inside, attributes of a module are others."""
+    before = {name: vars(module)[name] for name in values}
+    vars(module).update(values)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
 
 
 def _live_mixin(node):
@@ -154,15 +216,48 @@ def _live_mixin(node):
         return _LiveDropout
     if isinstance(node, nnx.MultiHeadAttention):
         return _LiveAttention
-    call = inspect.signature(type(node).__call__).parameters if callable(node) else {}
-    if "Norm" in type(node).__name__:
-        return _LiveNorm if call.keys() & _options.EVALUATED.keys() else None
-    if type(node).__module__.split(".")[0] in ("flax", "jaxdrop"):
+    if isinstance(node, nnx.bridge.ToNNX):
+        return _LiveBridge
+    told = _told_methods(type(node)) or _plan.own_flags(node, _plan.FLAGS)
+    of_library = type(node).__module__.split(".")[0] in ("flax", "jaxdrop")
+    if told and (_plan.is_norm(type(node)) or not of_library):
+        return _LiveOther
+    if of_library:
         return None
-    flagged = "deterministic" in call or "deterministic" in vars(node)
-    return _LiveOther if call and (flagged or _own_randomness(node)) else None
+    takes_keys = any(map(_given_keys.takes_keys, _methods(type(node)).values()))
+    return _LiveOther if takes_keys or _nnx_streams.held(node) else None
+
+
+def _told_methods(cls):
+    """The methods of a class that take a flag, by name."""
+    return {name: f for name, f in _methods(cls).items() if _plan.has_flags(f)}
+
+
+def _methods(cls):
+    """What a class adds to those of Flax's, and can be called with an instance, by name."""
+    of_flax = {name for base in nnx.Module.__mro__ for name in vars(base)} | {"set_view"}
+    found = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            plain = callable(value) and not isinstance(value, type | staticmethod | classmethod)
+            named = name == "__call__" or not name.startswith("__")
+            if plain and named and name not in of_flax:
+                found[name] = value
+    return found
 
 
 @functools.cache
 def _live_class(mixin, cls):
-    return type(cls.__name__, (mixin, cls), {"__module__": cls.__module__})
+    methods: dict[str, Any] = {"__module__": cls.__module__}
+    if mixin is _LiveOther:
+        public = {n: f for n, f in _methods(cls).items() if n == "__call__" or n[0] != "_"}
+        methods |= {n: _telling(f) for n, f in (public | _told_methods(cls)).items()}
+    return type(cls.__name__, (mixin, cls), methods)
+
+
+def _telling(function):
+    @functools.wraps(function)
+    def method(self, *args, **kwargs):
+        return self.told(functools.partial(function, self), args, kwargs)
+
+    return method

@@ -1,15 +1,18 @@
 """What the adapters may be told: which sites drop, at what rate, with one mask for all examples."""
 
-import fnmatch
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxdrop.masks import _rate
-from jaxdrop.mc import _trace
+from jaxdrop.mc import _draws, _given_keys, _trace
+from jaxdrop.mc._plan import Plan
+from jaxdrop.mc._site import Choice, auditing, mark_choice, writing
 
 Sites = str | Callable[[str], bool] | None
 
@@ -24,41 +27,74 @@ def check_sites(sites: Any) -> Any:
     )
 
 
-def is_chosen(sites, path):
-    """Whether the site at ``path``, names in a tuple, is one of those that drop."""
-    if sites is None:
-        return True
-    joined = "/".join(map(str, path))
-    return fnmatch.fnmatchcase(joined, sites) if isinstance(sites, str) else bool(sites(joined))
-
-
 def check_override(rate):
-    """One rate for all sites, as an array, so that another value is no other program; or None."""
+    """One rate for all sites, and whether it is known to be 0.
+
+    An array, so that another value is no other program; None where nothing is asked for, or where
+    nothing drops.
+    """
     if rate is None:
-        return None
-    rate = jnp.asarray(_rate.check_rate(rate), jnp.float32)
+        return None, False
+    checked = _rate.check_rate(rate)
+    rate = jnp.asarray(checked, jnp.float32)
     if rate.ndim:
         raise ValueError(
             f"rate: expected a scalar, one for all sites, got shape {rate.shape}; "
             "write for example rate=0.2"
         )
-    return rate
+    off = not isinstance(checked, Tracer) and not np.any(np.asarray(checked))
+    return (None if off else rate), off
 
 
 class ModelFn:
     """A model as a function of a key: one pass, `_run`, or one for each example of a call."""
 
+    sites: Any
+    rate: Any
+    off: bool
+    zero_rates: bool
     shared_masks: bool
 
     def __call__(self, key, *args, **kwargs):
-        run = functools.partial(self._run, key)
+        args, kwargs = _given_keys.mixed(key, self._called(kwargs), args, kwargs)
+        run = functools.partial(self._pass, key)
         if self.shared_masks:
             return _by_example(run, args, kwargs)
         return run(*args, **kwargs)
 
-    def _run(self, key, *args, **kwargs):
-        """One pass; what it is, each adapter says."""
+    def _run(self, key, plan, args, kwargs):
+        """One pass by a plan; what it is, each adapter says."""
         raise NotImplementedError
+
+    def _called(self, kwargs):
+        """What a pass calls, for the names of its parameters."""
+        raise NotImplementedError
+
+    def _pass(self, key, *args, **kwargs):
+        plan = Plan(self.sites, self.rate, self.off, self.zero_rates)
+        everywhere = self.sites is None and not self.off
+        if (everywhere and self.rate is None) or (self.off and not auditing.value):
+            return self._run(key, plan, args, kwargs)
+        all_on = plan._replace(sites=None, off=False)
+        known = [] if everywhere else self._sites(all_on, key, args, kwargs)
+        known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
+        chosen = {site.path for site in known if site.live}
+        if chosen:
+            seen = {site.path for site in self._sites(plan, key, args, kwargs)}
+            plan = plan._replace(hidden=tuple(sorted(chosen - seen)))
+        output = self._run(key, plan, args, kwargs)
+        unmatched = None if chosen or not known or self.off else _in_words(self.sites)
+        return mark_choice(output, Choice(known, unmatched, self.rate is not None))
+
+    def _sites(self, plan, key, args, kwargs):
+        """The sites of a pass by another plan, which is traced and not run."""
+        with auditing(True), writing(True):
+            program = jax.make_jaxpr(lambda key: self._run(key, plan, args, kwargs))(key)
+        return _draws.sites(program.jaxpr, _draws.draws(program.jaxpr)[0])[0]
+
+
+def _in_words(sites):
+    return f"sites={sites!r}" if isinstance(sites, str) else "the function given as sites="
 
 
 def _by_example(call, args, kwargs):
@@ -84,10 +120,6 @@ def _by_example(call, args, kwargs):
 
 def _axes(arrays):
     return jax.tree.map(lambda x: 0 if x.ndim else None, arrays)
-
-
-# What a norm is told that keeps averages, by the names that its flag may have.
-EVALUATED = {"use_running_average": True, "deterministic": True, "train": False, "training": False}
 
 
 # What Flax's attention is told where an override decides: it compares its rate with 0 in Python.

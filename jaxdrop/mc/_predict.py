@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxdrop.functional._drop import check_count
 from jaxdrop.masks import _keys
 from jaxdrop.mc import _checks, _program, _sample_axis, _trace
-from jaxdrop.mc._audit import audit
+from jaxdrop.mc._audit import audit, warn
 from jaxdrop.mc._moments import moments
 from jaxdrop.mc._summary import Summary
 
@@ -142,6 +142,7 @@ def _predict(static, key, arrays):
             "output in every pass; make it with jaxdrop.mc.from_linen or from_nnx, or give its "
             f"dropout a rate above 0. Its sites:\n{report}"
         )
+    warn(report)
 
     def one(number):
         return fn(jax.random.fold_in(key, number), *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Reading a traced program: its dropout sites, and whether its outputs depend on an input."""
+"""Reading a traced program: its dropout sites, and what a pass of it takes."""
 
 import jax
 import numpy as np
@@ -25,34 +25,6 @@ def changes(jaxpr):
         for inner in _inner(equation):
             found |= changes(inner)
     return found
-
-
-def depends(jaxpr, inputs):
-    """For each output of a program, whether it depends on one of the marked inputs.
-
-    Args:
-        jaxpr: the program, open.
-        inputs: a bool for each of its input variables.
-
-    Returns:
-        A list of bools. Loops and branches count as depending on whatever enters them.
-    """
-    tainted = {variable for variable, is_marked in zip(jaxpr.invars, inputs) if is_marked}
-
-    def marked(variable):
-        return not isinstance(variable, Literal) and variable in tainted
-
-    for equation in jaxpr.eqns:
-        entering = [marked(variable) for variable in equation.invars]
-        if not any(entering):
-            continue
-        inner = list(_inner(equation))
-        if len(inner) == 1 and _is_call(equation, inner[0]):
-            leaving = depends(inner[0], entering)
-        else:
-            leaving = [True] * len(equation.outvars)
-        tainted.update(v for v, is_marked in zip(equation.outvars, leaving) if is_marked)
-    return [marked(variable) for variable in jaxpr.outvars]
 
 
 def working_set(jaxpr, inputs):
@@ -121,12 +93,6 @@ def as_array(leaf):
     if is_array(leaf) and hasattr(leaf, "__array__"):
         return leaf if isinstance(leaf, jax.Array | np.ndarray | np.generic) else np.asarray(leaf)
     return leaf
-
-
-def _is_call(equation, inner):
-    name = equation.primitive.name
-    same = len(inner.invars) == len(equation.invars)
-    return same and name not in ("scan", "while", "cond")
 
 
 def _inner(equation):
