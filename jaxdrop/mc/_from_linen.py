@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxdrop.functional import _cells
 from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
-from jaxdrop.linen._dropout import MCDropout, drop_entries
+from jaxdrop.linen._elements import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.mc import _options
 from jaxdrop.mc._site import auditing, is_live, mark, mark_changes, site_key

@@ -13,7 +13,7 @@ from jaxdrop.mc import _options
 from jaxdrop.mc._site import is_live, mark, site_key
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
-from jaxdrop.nnx._dropout import MCDropout
+from jaxdrop.nnx._elements import MCDropout
 
 
 def enliven(node, path, chosen):
