@@ -1,14 +1,20 @@
 """Eight CPU devices for the sharding laws, and JAX's strict modes; both before JAX starts.
 
-And how many calls Hypothesis draws: the same ones in every run, others in a thorough one.
+And a cache of compiled programs on disk, since compiling them is most of the time of the tests: the
+workers share it, and so do later runs and the processes that tests start. And how many calls
+Hypothesis draws: the same ones in every run, others in a thorough one.
 """
 
 import gc
 import os
+import pathlib
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax
@@ -29,11 +35,11 @@ hypothesis.settings.load_profile("fast")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def settled():
-    """What a module leaves behind lives on in JAX's caches: later collections pass over it."""
+def forgotten():
+    """What a module has compiled is on disk, so a worker need not hold it in memory."""
     yield
+    jax.clear_caches()
     gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ _FLOORS = {
 }
 _OPTIONAL = {"matplotlib", "optax", "sklearn", "tqdm", "scipy", "chex"}
 _PROGRAM = {"__main__.py", "_demo.py"}
-_OF_FLAX = {"parent", "name", "args", "kwargs"}  # every module's
+_OF_FLAX = {"self", "parent", "name", "args", "kwargs"}  # every module's
 _MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages([str(_PACKAGE)], "jaxdrop.")
@@ -98,9 +98,12 @@ def test_matplotlib_is_imported_lazily():
 
 
 def test_the_package_holds_names_and_nothing_else():
+    """And a door, behind which ``flax.nnx`` is imported if it is asked for."""
     body = ast.parse((_PACKAGE / "__init__.py").read_text("utf-8")).body
     assert ast.get_docstring(ast.Module(body, []))
-    assert all(isinstance(node, ast.ImportFrom | ast.Assign | ast.Expr) for node in body)
+    names = ast.Import | ast.ImportFrom | ast.Assign | ast.AugAssign | ast.Expr | ast.If
+    others = [node for node in body if not isinstance(node, names)]
+    assert [getattr(node, "name", None) for node in others] == ["__getattr__"]
     assert set(jaxdrop.__all__) == set(_FLOORS) | set(jaxdrop.functional.__all__)
     for name in jaxdrop.functional.__all__:
         assert getattr(jaxdrop, name) is getattr(jaxdrop.functional, name)
@@ -112,7 +115,10 @@ def test_every_public_name_is_explained(path):
     thing = getattr(importlib.import_module(module), name)
     text = inspect.getdoc(thing)
     assert text and len(text.splitlines()[0]) <= 100
-    arguments = [name.lstrip("*") for name in inspect.signature(thing).parameters]
+    # Flax's metaclass hides the arguments of an nnx class, but not those of its `__init__`.
+    arguments = list(
+        inspect.signature(thing.__init__ if inspect.isclass(thing) else thing).parameters
+    )
     if inspect.isclass(thing):
         assert "Attributes:" in text or "Args:" in text
         text += "\n" + (inspect.getdoc(thing.__init__) or "")
@@ -120,8 +126,23 @@ def test_every_public_name_is_explained(path):
     else:
         assert "Returns:" in text or "Yields:" in text
         assert "Example:" in text
-    for argument in arguments:
-        assert re.search(rf"^    \*{{0,2}}{argument}: ", text, re.MULTILINE), argument
+    assert not _unexplained(arguments, text)
+
+
+def _unexplained(arguments, text):
+    return [a for a in arguments if not re.search(rf"^    \*{{0,2}}{a}: ", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("floor", ["linen", "nnx"])
+def test_every_call_says_what_goes_in_and_what_comes_out(floor):
+    """Shapes are in the text of the call, or in that of the class that the call points to."""
+    module = importlib.import_module(f"jaxdrop.{floor}")
+    for cls in filter(inspect.isclass, (getattr(module, name) for name in module.__all__)):
+        call = inspect.getdoc(cls.__call__)
+        arguments = [a for a in inspect.signature(cls.__call__).parameters if a != "self"]
+        assert "Returns:" in call and not _unexplained(arguments, call), cls
+        shown = inspect.getdoc(cls) if "that the class names" in call else call
+        assert re.search(r"\bshape\b|rguments of the", shown), cls
 
 
 @pytest.mark.slow

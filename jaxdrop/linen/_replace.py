@@ -6,9 +6,9 @@ import numbers
 import jax
 from flax import linen as nn
 
-from jaxdrop.linen._attention_fn import attention_fn
+from jaxdrop.linen._attention import attention_fn
 from jaxdrop.linen._base import adapted
-from jaxdrop.linen._dropout import call_dropout
+from jaxdrop.linen._elements import call_dropout
 
 _replacing = jax.make_user_context(default_value=False)  # jit finds a function by it, too
 

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxdrop.functional import _cells
 from jaxdrop.linen._base import Dropper, adapted
 from jaxdrop.linen._cell import CellWrapper
-from jaxdrop.linen._dropout import MCDropout, drop_entries
+from jaxdrop.linen._elements import MCDropout, drop_entries
 from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.mc import _fingerprint, _given_keys, _options, _plan
 from jaxdrop.mc._site import SITE, is_live, mark, mark_unreached, site_key

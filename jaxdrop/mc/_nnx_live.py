@@ -11,10 +11,10 @@ from jaxdrop.functional import _cells
 from jaxdrop.mc import _given_keys, _linen_live, _nnx_streams, _options, _plan
 from jaxdrop.mc._by_value import ByValue
 from jaxdrop.mc._site import is_known_zero, is_live, mark
-from jaxdrop.nnx._attention_fn import attention_fn
+from jaxdrop.nnx._attention import attention_fn
 from jaxdrop.nnx._base import Dropper
 from jaxdrop.nnx._cell import CellWrapper
-from jaxdrop.nnx._dropout import Dropout, MCDropout
+from jaxdrop.nnx._elements import Dropout, MCDropout
 
 
 def enliven(model, plan, key):

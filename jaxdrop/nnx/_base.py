@@ -1,9 +1,14 @@
-"""What the bodies of the classes share: keep a stream, resolve the switch, find the key."""
+"""What the classes share: keep a stream, resolve the switch, find the key, call the function."""
 
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
 from flax import nnx
+from jax import lax
+from jax.core import Tracer
 
 from jaxdrop.functional import _drop
 
@@ -11,14 +16,19 @@ from jaxdrop.functional import _drop
 class Dropper(nnx.Module):
     """A module with a rate and a stream of keys of its own, forked from the given one."""
 
-    rate_decides_shapes = False  # or it cannot be another one in a program
+    # True if the rate fixes an output shape, so that an adapter must not override it.
+    rate_decides_shapes = False
 
     def __init__(self, rate, rng_collection, rngs):
         if rate is not None:  # otherwise the class says what its rate is
             self.rate = rate
         self.rng_collection = rng_collection
+        self.fork(rngs)
+
+    def fork(self, rngs):
+        """Keeps a stream of its own."""
         if isinstance(rngs, nnx.Rngs):
-            self.rngs = rngs[rng_collection].fork()
+            self.rngs = rngs[self.rng_collection].fork()
         elif isinstance(rngs, nnx.RngStream):
             self.rngs = rngs.fork()
         elif rngs is None:
@@ -30,13 +40,17 @@ class Dropper(nnx.Module):
         """Drops from ``inputs``.
 
         Args:
-            inputs: floating or complex array, of the shape that the class describes.
+            inputs: array of the shape that the class names.
             deterministic: overrides the constructor's for this call.
             rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
+        return self.call(inputs, deterministic, rngs)
+
+    def call(self, inputs, deterministic, rngs):
+        """What ``__call__`` does, for a class that documents its own."""
         flag = self.resolve(deterministic)
         return self.drop(find_key(self, flag, rngs), inputs, flag)
 
@@ -64,6 +78,65 @@ class Switchable(Dropper):
         """
         if deterministic is not None:
             self.deterministic = deterministic
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
+def layer(cls):
+    """Makes a dataclass of a module: its fields are arguments by name."""
+    return dataclasses.dataclass(eq=False, repr=False, kw_only=True)(cls)
+
+
+@layer
+class Layer(Switchable):
+    """A module whose call is that of ``function``, with its own fields as keyword arguments."""
+
+    function: ClassVar[Callable[..., Any]]
+
+    rate: float = dataclasses.field(kw_only=False)
+    deterministic: bool | None = False
+    rng_collection: str = "dropout"
+    rngs: dataclasses.InitVar[nnx.Rngs | nnx.RngStream | None] = None
+
+    def __post_init__(self, rngs):
+        self.fork(rngs)
+
+    def drop(self, key, inputs, deterministic):
+        own = {name: getattr(self, name) for name in _own_fields(type(self))}
+        return self.function(key, inputs, self.rate, deterministic=deterministic, **own)
+
+
+class Wrapper(Switchable):
+    """A module that runs another one."""
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *args: Any, deterministic: bool | None = None, rngs: Any = None, **kwargs: Any
+    ):
+        """Calls the wrapped module, if the class does not skip it.
+
+        Args:
+            *args: arguments of the wrapped module, the one that goes around it first.
+            deterministic: overrides the attribute for this call; the wrapped module does not get
+                it.
+            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            **kwargs: keyword arguments of the wrapped module, handed on as they are.
+
+        Returns:
+            What the class makes of the output of the wrapped module.
+        """
+        flag = self.resolve(deterministic)
+        return self.drop(find_key(self, flag, rngs), args, kwargs, deterministic=flag)
+
+    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, key, args, kwargs, deterministic
+    ):
+        raise NotImplementedError
+
+
+@functools.cache
+def _own_fields(cls):
+    """The fields that the function of a class takes by name."""
+    common = {field.name for field in dataclasses.fields(Layer)}
+    return [field.name for field in dataclasses.fields(cls) if field.name not in common]
 
 
 def resolve(module, deterministic):
@@ -99,3 +172,54 @@ def find_key(module, deterministic, rngs):
     if isinstance(rngs, jax.Array):
         return rngs
     raise TypeError(f"rngs must be a Rngs, RngStream or jax.Array, but got {type(rngs)}.")
+
+
+def either(flag, first, second, module):
+    """``first(module)`` where the flag is true, else ``second(module)``; one of them runs.
+
+    The module is written to only where one of both would change it: the transforms of JAX refuse
+    to write, even the same.
+    """
+    if not isinstance(flag, Tracer):
+        return first(module) if flag else second(module)
+    graph, state = nnx.split(module)
+    before = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+    def run(function):
+        copy = nnx.merge(graph, state, copy=True)
+        output = function(copy)
+        after = dict(nnx.to_flat_state(nnx.state(copy)))
+        return output, {path: after[path].get_value() for path in before}
+
+    changed = set()
+
+    def note_changes(function):
+        output, after = run(function)
+        changed.update(path for path in before if after[path] is not before[path])
+        return output
+
+    for function in (first, second):
+        jax.eval_shape(lambda function=function: note_changes(function))
+
+    def branch(function):
+        output, after = run(function)
+        return output, {path: after[path] for path in changed}
+
+    output, after = lax.cond(flag, lambda: branch(first), lambda: branch(second))
+    variables = dict(nnx.to_flat_state(state))
+    nnx.update(
+        module,
+        nnx.from_flat_state([(path, variables[path].replace(after[path])) for path in changed]),
+    )
+    return output
+
+
+def update_changed(layer, before, after):
+    """Gives the layer what differs: the transforms of JAX refuse to write to it, even the same."""
+    values = {path: variable.get_value() for path, variable in nnx.to_flat_state(before)}
+    changed = [
+        (path, variable)
+        for path, variable in nnx.to_flat_state(after)
+        if path in values and variable.get_value() is not values[path]
+    ]
+    nnx.update(layer, nnx.from_flat_state(changed))

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop.functional import _cells
-from jaxdrop.nnx._base import Switchable
-from jaxdrop.nnx._drop_connect import update_changed
+from jaxdrop.nnx._base import Switchable, update_changed
 
 # The number of gates of Flax's cells, and the layers for the inputs and for the state: one for
 # each gate, or one for all.

@@ -4,8 +4,8 @@ import numbers
 
 from flax import nnx
 
-from jaxdrop.nnx._attention_fn import attention_fn
-from jaxdrop.nnx._dropout import Dropout
+from jaxdrop.nnx._attention import attention_fn
+from jaxdrop.nnx._elements import Dropout
 
 
 def replace_dropout(model):

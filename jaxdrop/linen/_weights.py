@@ -6,10 +6,10 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.linen._base import Dropper, find_key
+from jaxdrop.linen._base import Wrapper
 
 
-class DropConnect(Dropper):
+class DropConnect(Wrapper):
     """Runs any layer with weights dropped at random, anew in each call.
 
     The parameters are those of the layer, under the name ``layer``, and never changed;
@@ -43,27 +43,7 @@ class DropConnect(Dropper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, *args: Any, deterministic: bool | None = None, rng: Any = None, **kwargs: Any
-    ):
-        """Calls the layer.
-
-        Args:
-            *args: arguments of the layer.
-            deterministic: as the field, for this call; the layer does not get it.
-            rng: key to use in place of one from ``rng_collection``.
-            **kwargs: keyword arguments of the layer.
-
-        Returns:
-            What the layer returns.
-        """
-        flag = self.resolve(deterministic)
-        key = None if self.is_initializing() else find_key(self, flag, rng)
-        return self.drop(key, args, kwargs, flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, args, kwargs, deterministic
-    ):
+    def drop(self, key, args, kwargs, deterministic):
         def dropped(variables):
             return {
                 "params": functional.drop_connect(
@@ -78,6 +58,6 @@ class DropConnect(Dropper):
         def call(layer):
             return layer(*args, **kwargs)
 
-        if not (self.is_initializing() or deterministic is True):
+        if deterministic is not True:
             call = nn.map_variables(call, "params", trans_in_fn=dropped)
         return call(self.layer)

@@ -6,10 +6,10 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.nnx._base import Switchable, find_key
+from jaxdrop.nnx._base import Wrapper, update_changed
 
 
-class DropConnect(Switchable):
+class DropConnect(Wrapper):
     """Runs any layer with weights dropped at random, anew in each call.
 
     The parameters of the layer are never changed. What else the layer changes in its call, such as
@@ -50,26 +50,7 @@ class DropConnect(Switchable):
         self.layer = layer
         self.where = where
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, *args: Any, deterministic: bool | None = None, rngs: Any = None, **kwargs: Any
-    ):
-        """Calls the layer.
-
-        Args:
-            *args: arguments of the layer.
-            deterministic: overrides the attribute for this call; the layer does not get it.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
-            **kwargs: keyword arguments of the layer.
-
-        Returns:
-            What the layer returns.
-        """
-        flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rngs), args, kwargs, flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, args, kwargs, deterministic
-    ):
+    def drop(self, key, args, kwargs, deterministic):
         if deterministic is True:
             return self.layer(*args, **kwargs)
         graph, params, others = nnx.split(self.layer, nnx.Param, ...)
@@ -85,14 +66,3 @@ class DropConnect(Switchable):
         output = copy(*args, **kwargs)
         update_changed(self.layer, others, nnx.state(copy, nnx.Not(nnx.Param)))
         return output
-
-
-def update_changed(layer, before, after):
-    """Gives the layer what differs: the transforms of JAX refuse to write to it, even the same."""
-    values = {path: variable.get_value() for path, variable in nnx.to_flat_state(before)}
-    changed = [
-        (path, variable)
-        for path, variable in nnx.to_flat_state(after)
-        if path in values and variable.get_value() is not values[path]
-    ]
-    nnx.update(layer, nnx.from_flat_state(changed))

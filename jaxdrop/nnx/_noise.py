@@ -1,12 +1,42 @@
-"""Additive Gaussian noise."""
+"""Gaussian noise, multiplied or added."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 
 from jaxdrop import functional
 from jaxdrop.functional import _gaussian_noise
-from jaxdrop.nnx._base import Switchable
+from jaxdrop.nnx._base import Layer, Switchable, layer
+
+
+@layer
+class GaussianDropout(Layer):
+    """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
+
+    Takes floating or complex arrays of any shape and keeps shape and dtype.
+
+    Args:
+        rate: rate of the dropout with the same variance, in [0, 1].
+        broadcast_dims: axes that share their noise.
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = GaussianDropout(0.2, rngs=nnx.Rngs(0))
+        >>> y = layer(jnp.ones(10_000))
+        >>> [round(float(v), 1) for v in (y.mean(), y.std())]
+        [1.0, 0.5]
+
+    References:
+        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+        2014, section 10.
+    """
+
+    broadcast_dims: Sequence[int] = ()
+
+    function = staticmethod(functional.gaussian_dropout)
 
 
 class GaussianNoise(Switchable):
@@ -55,3 +85,16 @@ class GaussianNoise(Switchable):
             deterministic=deterministic,
             broadcast_dims=self.broadcast_dims,
         )
+
+    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+        """Adds noise to ``inputs``.
+
+        Args:
+            inputs: floating array of any shape.
+            deterministic: overrides the attribute for this call.
+            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+
+        Returns:
+            Array with the shape and dtype of ``inputs``.
+        """
+        return self.call(inputs, deterministic, rngs)

@@ -1,4 +1,4 @@
-"""Drop-in for ``flax.nnx.Dropout``, and the class that stays on at inference."""
+"""Dropout of single elements."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.nnx._base import Dropper, find_key, resolve
+from jaxdrop.nnx._base import Dropper, Layer, find_key, layer, resolve
 
 
 class Dropout(nnx.Dropout):
@@ -60,6 +60,8 @@ class MCDropout(Dropper):
     ``train()``, ``eval()`` and ``nnx.view`` do not reach it: it obeys only a ``deterministic`` of
     its own, the argument given here or one that is passed to its call.
 
+    Takes floating or complex arrays of any shape and keeps shape and dtype.
+
     Args:
         rate: probability of dropping, in [0, 1].
         broadcast_dims: axes that share one decision.
@@ -103,3 +105,27 @@ class MCDropout(Dropper):
             deterministic=deterministic,
             broadcast_dims=self.broadcast_dims,
         )
+
+
+@layer
+class AlphaDropout(Layer):
+    """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
+
+    Takes floating or complex arrays of any shape and keeps shape and dtype.
+
+    Args:
+        rate: probability of dropping, in [0, 1].
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = AlphaDropout(0.5, rngs=nnx.Rngs(0))
+        >>> [round(float(v), 4) for v in jnp.unique(layer(jnp.zeros((2, 8))))]
+        [-0.7792, 0.7792]
+
+    References:
+        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
+    """
+
+    function = staticmethod(functional.alpha_dropout)

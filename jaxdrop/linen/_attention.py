@@ -1,4 +1,4 @@
-"""Attention of ours in the modules of Flax."""
+"""Dropout in attention: weights, keys, heads, and the attention function itself."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,116 @@ import jax
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxdrop import functional
 from jaxdrop.functional import _attention_fn
+from jaxdrop.linen._base import Dropper
+
+
+class AttentionDropout(Dropper):
+    """Drops attention weights, independently for each example, head, query and key.
+
+    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``:
+    H heads, Q queries, K keys. Keeps shape and dtype.
+
+    Attributes:
+        rate: probability of dropping, in [0, 1].
+        broadcast_dims: axes that share one decision.
+        renormalize: if true, rows sum to 1 again; else the mean over keys is the input.
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = AttentionDropout(0.1, renormalize=True, deterministic=False)
+        >>> weights = jax.nn.softmax(jnp.ones((2, 4, 8, 8)))
+        >>> y = layer.apply({}, weights, rngs={"dropout": jax.random.key(0)})
+        >>> bool(jnp.allclose(y.sum(-1), 1))
+        True
+
+    References:
+        Vaswani et al., "Attention is all you need", 2017, section 5.4; Lin et al., "DropAttention:
+        a regularization method for fully-connected self-attention networks", 2019.
+    """
+
+    rate: float
+    broadcast_dims: Sequence[int] = ()
+    renormalize: bool = False
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.attention_dropout)
+
+
+class DropKey(Dropper):
+    """Drops keys of attention: their logits become -inf before the softmax, never a whole row.
+
+    Attributes:
+        rate: probability of dropping, in [0, 1].
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = DropKey(0.5, deterministic=False)
+        >>> y = layer.apply({}, jnp.zeros((2, 4, 4)), rngs={"dropout": jax.random.key(0)})
+        >>> sorted({float(v) for v in y.ravel()})
+        [-inf, 0.0]
+
+    References:
+        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
+    """
+
+    rate: float
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.drop_key)
+
+    @nn.compact
+    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+        """Drops keys from the logits of attention.
+
+        Args:
+            inputs: floating array of logits before the softmax, of shape ``(..., H, Q, K)``:
+                H heads, Q queries, K keys.
+            deterministic: as the field, for this call.
+            rng: key to use in place of one from ``rng_collection``.
+
+        Returns:
+            Array with the shape and dtype of ``inputs``.
+        """
+        return self.call(inputs, deterministic, rng)
+
+
+class DropHead(Dropper):
+    """Drops whole attention heads of each example, before they are joined.
+
+    Takes floating or complex arrays of shape ``(B, L, H, D)`` with H heads, or with these axes
+    elsewhere, and keeps shape and dtype.
+
+    Attributes:
+        rate: probability of dropping a head, in [0, 1].
+        head_axis: axis of the inputs that counts heads.
+        batch_axis: axis of the inputs that counts examples; None if there is none.
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = DropHead(0.5, deterministic=False)
+        >>> x = jnp.ones((2, 5, 8, 4))
+        >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
+        >>> bool((y == y[:, :1, :, :1]).all())
+        True
+
+    References:
+        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
+    """
+
+    rate: float
+    head_axis: int = -2
+    batch_axis: int | None = 0
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.drop_head)
 
 
 def attention_fn(

@@ -1,4 +1,4 @@
-"""Drop-in for ``flax.linen.Dropout``, and the class that stays on at inference."""
+"""Dropout of single elements."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +52,8 @@ class MCDropout(Dropper):
 
     It obeys only a ``deterministic`` of its own: the field, or one that is passed to this call.
 
+    Takes floating or complex arrays of any shape and keeps shape and dtype.
+
     Attributes:
         rate: probability of dropping, in [0, 1].
         broadcast_dims: axes that share one decision.
@@ -74,17 +76,37 @@ class MCDropout(Dropper):
     deterministic: bool = False
     rng_collection: str = "dropout"
 
+    function = staticmethod(functional.mc_dropout)
+
     def resolve(self, deterministic):
         return self.deterministic if deterministic is None else deterministic
 
-    def drop(self, key, inputs, deterministic):
-        return functional.mc_dropout(
-            key,
-            inputs,
-            self.rate,
-            deterministic=deterministic,
-            broadcast_dims=self.broadcast_dims,
-        )
+
+class AlphaDropout(Dropper):
+    """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
+
+    Takes floating or complex arrays of any shape and keeps shape and dtype.
+
+    Attributes:
+        rate: probability of dropping, in [0, 1].
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = AlphaDropout(0.5, deterministic=False)
+        >>> y = layer.apply({}, jnp.zeros((2, 8)), rngs={"dropout": jax.random.key(0)})
+        >>> [round(float(v), 4) for v in jnp.unique(y)]
+        [-0.7792, 0.7792]
+
+    References:
+        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
+    """
+
+    rate: float
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.alpha_dropout)
 
 
 def call_dropout(module, inputs, deterministic=None, rng=None):

@@ -1,4 +1,4 @@
-"""Attention of ours in the modules of Flax."""
+"""Dropout in attention: weights, keys, heads, and the attention function itself."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,108 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.nnx.nn.attention import dot_product_attention_weights
 
+from jaxdrop import functional
 from jaxdrop.functional import _attention_fn
+from jaxdrop.nnx._base import Layer, layer
+
+
+@layer
+class AttentionDropout(Layer):
+    """Drops attention weights, independently for each example, head, query and key.
+
+    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``:
+    H heads, Q queries, K keys. Keeps shape and dtype.
+
+    Args:
+        rate: probability of dropping, in [0, 1].
+        broadcast_dims: axes that share one decision.
+        renormalize: if true, rows sum to 1 again; else the mean over keys is the input.
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = AttentionDropout(0.1, renormalize=True, rngs=nnx.Rngs(0))
+        >>> y = layer(jax.nn.softmax(jnp.ones((2, 4, 8, 8))))
+        >>> bool(jnp.allclose(y.sum(-1), 1))
+        True
+
+    References:
+        Vaswani et al., "Attention is all you need", 2017, section 5.4; Lin et al., "DropAttention:
+        a regularization method for fully-connected self-attention networks", 2019.
+    """
+
+    broadcast_dims: Sequence[int] = ()
+    renormalize: bool = False
+
+    function = staticmethod(functional.attention_dropout)
+
+
+@layer
+class DropKey(Layer):
+    """Drops keys of attention: their logits become -inf before the softmax, never a whole row.
+
+    Args:
+        rate: probability of dropping, in [0, 1].
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = DropKey(0.5, rngs=nnx.Rngs(0))
+        >>> sorted({float(v) for v in layer(jnp.zeros((2, 4, 4))).ravel()})
+        [-inf, 0.0]
+
+    References:
+        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
+    """
+
+    function = staticmethod(functional.drop_key)
+
+    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+        """Drops keys from the logits of attention.
+
+        Args:
+            inputs: floating array of logits before the softmax, of shape ``(..., H, Q, K)``:
+                H heads, Q queries, K keys.
+            deterministic: overrides the attribute for this call.
+            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+
+        Returns:
+            Array with the shape and dtype of ``inputs``.
+        """
+        return self.call(inputs, deterministic, rngs)
+
+
+@layer
+class DropHead(Layer):
+    """Drops whole attention heads of each example, before they are joined.
+
+    Takes floating or complex arrays of shape ``(B, L, H, D)`` with H heads, or with these axes
+    elsewhere, and keeps shape and dtype.
+
+    Args:
+        rate: probability of dropping a head, in [0, 1].
+        head_axis: axis of the inputs that counts heads.
+        batch_axis: axis of the inputs that counts examples; None if there is none.
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = DropHead(0.5, rngs=nnx.Rngs(0))
+        >>> y = layer(jnp.ones((2, 5, 8, 4)))
+        >>> bool((y == y[:, :1, :, :1]).all())
+        True
+
+    References:
+        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
+    """
+
+    head_axis: int = -2
+    batch_axis: int | None = 0
+
+    function = staticmethod(functional.drop_head)
 
 
 def attention_fn(

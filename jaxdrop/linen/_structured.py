@@ -1,0 +1,140 @@
+"""Dropout of whole feature maps, blocks and branches."""
+
+from collections.abc import Sequence
+
+from jaxdrop import functional
+from jaxdrop.linen._base import Dropper
+
+
+class SpatialDropout(Dropper):
+    """Drops whole feature maps of each example: one decision for all positions in space.
+
+    Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
+    keeps shape and dtype.
+
+    Attributes:
+        rate: probability of dropping a feature map, in [0, 1].
+        channel_axis: axis of the inputs that counts feature maps.
+        batch_axis: axis of the inputs that counts examples; None if there is none.
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = SpatialDropout(0.5, deterministic=False)
+        >>> x = jnp.ones((2, 5, 5, 8))
+        >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
+        >>> bool((y == y[:, :1, :1, :]).all())
+        True
+
+    References:
+        Tompson et al., "Efficient object localization using convolutional networks", 2015,
+        section 3.2.
+    """
+
+    rate: float
+    channel_axis: int = -1
+    batch_axis: int | None = 0
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.spatial_dropout)
+
+
+class FeatureAlphaDropout(Dropper):
+    """Drops whole feature maps to SELU's saturation and keeps mean 0 and variance 1.
+
+    Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
+    keeps shape and dtype.
+
+    Attributes:
+        rate: probability of dropping a feature map, in [0, 1].
+        channel_axis: axis of the inputs that counts feature maps.
+        batch_axis: axis of the inputs that counts examples; None if there is none.
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = FeatureAlphaDropout(0.5, deterministic=False)
+        >>> x = jnp.zeros((2, 5, 5, 8))
+        >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
+        >>> bool((y == y[:, :1, :1, :]).all())
+        True
+
+    References:
+        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
+    """
+
+    rate: float
+    channel_axis: int = -1
+    batch_axis: int | None = 0
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.feature_alpha_dropout)
+
+
+class DropBlock(Dropper):
+    """Drops contiguous blocks of each feature map, in 1, 2 or 3 axes of space.
+
+    Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
+    keeps shape and dtype.
+
+    Attributes:
+        rate: probability that an entry is dropped, in [0, 1].
+        block_size: size of a block along all axes in space, or one for each.
+        channel_axis: axis of the inputs that counts feature maps.
+        batch_axis: axis of the inputs that counts examples; None if there is none.
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = DropBlock(0.1, block_size=3, deterministic=False)
+        >>> x = jnp.ones((2, 8, 8, 4))
+        >>> layer.apply({}, x, rngs={"dropout": jax.random.key(0)}).shape
+        (2, 8, 8, 4)
+
+    References:
+        Ghiasi et al., "DropBlock: a regularization method for convolutional networks", 2018,
+        algorithm 1.
+    """
+
+    rate: float
+    block_size: int | Sequence[int] = 7
+    channel_axis: int = -1
+    batch_axis: int | None = 0
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.drop_block)
+
+
+class DropPath(Dropper):
+    """Drops whole examples of a residual branch: stochastic depth.
+
+    Takes the output of the branch, a floating or complex array of shape ``(B, ...)`` or with its
+    axis of examples elsewhere, and keeps shape and dtype.
+
+    Attributes:
+        rate: probability of dropping, in [0, 1].
+        mode: ``"row"`` decides for each example, ``"batch"`` once for all.
+        batch_axis: axis of the inputs that counts examples.
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> layer = DropPath(0.5, deterministic=False)
+        >>> y = layer.apply({}, jnp.ones((8, 3)), rngs={"dropout": jax.random.key(0)})
+        >>> bool((y == y[:, :1]).all())
+        True
+
+    References:
+        Huang et al., "Deep networks with stochastic depth", 2016, eq. 2.
+    """
+
+    rate: float
+    mode: str = "row"
+    batch_axis: int = 0
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.drop_path)

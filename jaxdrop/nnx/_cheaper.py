@@ -1,0 +1,223 @@
+"""Dropout that makes a training step cheaper: what is dropped is not computed."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdrop import functional
+from jaxdrop.functional import _layer_drop, _subset_residual
+from jaxdrop.nnx._base import Switchable, Wrapper, either
+
+
+class LayerDrop(Wrapper):
+    """Runs a whole block, its residual connection included, or skips it and returns its input.
+
+    A block that is skipped is not computed, and changes nothing of its own. Further arguments of a
+    call go to the block.
+
+    Args:
+        block: module whose output is like its first input.
+        rate: probability of skipping, in [0, 1]; a scalar.
+        rescale: if true, a block that runs is rescaled as in `layer_drop`; the paper does not.
+        deterministic: if true, the block runs; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = LayerDrop(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), 0.5, rngs=nnx.Rngs(1))
+        >>> x = jnp.ones((8, 4))
+        >>> len({layer(x).tobytes() for _ in range(20)})  # the block's, and x
+        2
+
+    References:
+        Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section
+        3.2.
+    """
+
+    def __init__(
+        self,
+        block: nnx.Module,
+        rate: Any,
+        *,
+        rescale: bool = False,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.block = block
+        self.rescale = rescale
+
+    def drop(self, key, args, kwargs, deterministic):
+        def call(block):
+            return block(*args, **kwargs)
+
+        x, rate = args[0], self.rate
+        return _layer_drop.run_or_skip(
+            key, self.block, x, rate, deterministic, self.rescale, call=call, either=either
+        )
+
+
+class SubsetResidual(Wrapper):
+    """Adds a residual branch that is computed for a random subset of the examples alone.
+
+    Further arguments of a call are arrays with the same axis of examples, such as masks.
+
+    Args:
+        branch: module from ``(K, ...)`` to ``(K, ...)`` that does not add its input.
+        rate: share of the examples to leave out, in [0, 1], a Python number.
+        batch_axis: axis of the inputs that counts examples.
+        num_groups: number of equal parts of the batch that draw examples on their own.
+        deterministic: if true, the branch runs for all examples; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> layer = SubsetResidual(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), 0.5, rngs=nnx.Rngs(1))
+        >>> x = jnp.ones((8, 4))
+        >>> int((layer(x) == x).all(axis=1).sum())
+        4
+
+    References:
+        Oquab et al., "DINOv2: learning robust visual features without supervision", 2023,
+        section 5, efficient stochastic depth.
+    """
+
+    rate_decides_shapes = True
+
+    def __init__(
+        self,
+        branch: nnx.Module,
+        rate: float,
+        *,
+        batch_axis: int = 0,
+        num_groups: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.branch = branch
+        self.batch_axis = batch_axis
+        self.num_groups = num_groups
+
+    def drop(self, key, args, kwargs, deterministic):
+        def call(branch, *arrays):
+            return branch(*arrays, **kwargs)
+
+        split = _subset_residual.plan(
+            args, self.rate, self.batch_axis, self.num_groups, deterministic
+        )
+        return _subset_residual.add_branch(
+            key, self.branch, args, split, deterministic, call=call, either=either
+        )
+
+
+_KERNEL_INIT, _BIAS_INIT = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()
+
+
+class ThinnedMLP(Switchable):
+    """Dense layers of which a random share of the hidden units is computed, and the rest is not.
+
+    ``layers`` is a list of as many ``nnx.Linear``; where hidden layers are gated, each has two, the
+    gate first.
+
+    Args:
+        in_features: features that come in.
+        hidden_features: units of the hidden layer, or of each of several.
+        features: units of the last layer.
+        rate: share of the hidden units to leave out, in [0, 1], a Python number.
+        activation: function of the hidden units, entry by entry.
+        num_groups: number of equal parts of the batch, each with a sub-network of its own.
+        gated: whether hidden units are ``activation(gate) * value``.
+        use_bias: whether layers add a bias.
+        dtype: of the computation; that of the inputs if None.
+        param_dtype: of the parameters.
+        kernel_init: initializer of the kernels.
+        bias_init: initializer of the biases.
+        deterministic: if true, all units are computed; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` for the parameters, and to fork the module's own stream from.
+
+    Example:
+        >>> layer = ThinnedMLP(4, 16, 2, 0.5, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((3, 4))).shape
+        (3, 2)
+
+    References:
+        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+        2014, section 4.
+    """
+
+    rate_decides_shapes = True
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | Sequence[int],
+        features: int,
+        rate: float,
+        *,
+        activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
+        num_groups: int = 1,
+        gated: bool = False,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Callable[..., jax.Array] = _KERNEL_INIT,
+        bias_init: Callable[..., jax.Array] = _BIAS_INIT,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.activation = activation
+        self.num_groups = num_groups
+        self.gated = gated
+        self.dtype = dtype
+        hidden = (hidden_features,) if isinstance(hidden_features, int) else (*hidden_features,)
+        widths = (in_features, *hidden, features)
+        shapes = [shape for shape in itertools.pairwise(widths) for _ in range(2 if gated else 1)]
+        shapes = shapes[:-1] if gated else shapes  # the last layer has no gate
+        options = {"param_dtype": param_dtype, "kernel_init": kernel_init, "bias_init": bias_init}
+        self.layers = nnx.List(
+            [nnx.Linear(*s, use_bias=use_bias, rngs=rngs, **options) for s in shapes]
+        )
+
+    def drop(self, key, inputs, deterministic):
+        dense = [_arrays(layer) for layer in self.layers]
+        if self.gated:
+            pairs = list(zip(dense[:-1:2], dense[1:-1:2]))
+            dense = [*pairs, dense[-1]]
+        return functional.thinned_mlp(
+            key,
+            jnp.asarray(inputs, self.dtype),
+            dense,
+            self.rate,
+            deterministic=deterministic,
+            activation=self.activation,
+            num_groups=self.num_groups,
+        )
+
+    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+        """Runs the layers, with a share of the hidden units.
+
+        Args:
+            inputs: floating or complex array of shape ``(..., D)``, with examples on axis 0 if
+                there are groups.
+            deterministic: overrides the attribute for this call.
+            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+
+        Returns:
+            Array of shape ``(..., F)`` with the dtype of ``inputs``, F the width of the last layer.
+        """
+        return self.call(inputs, deterministic, rngs)
+
+
+def _arrays(linear):
+    arrays = {"kernel": linear.kernel[...]}
+    return arrays if linear.bias is None else {**arrays, "bias": linear.bias[...]}
