@@ -69,8 +69,8 @@ def test_keys_may_be_among_the_arguments(sizes):
     x, own = data((sum(sizes), WIDTH)), jax.random.split(key(5), sum(sizes))
 
     def fn(key, x, own):  # the same key an example in every pass
-        own = jax.vmap(jax.random.normal)(jax.random.clone(own))
-        return x + own[:, None] * jax.random.normal(key)
+        normal = lambda key: jax.random.normal(key, (), x.dtype)  # noqa: E731
+        return x + jax.vmap(normal)(jax.random.clone(own))[:, None] * normal(key)
 
     out = run(fn, list(zip(cuts(x, *sizes), cuts(own, *sizes))), keys="call")
     alone = mc.predict(fn, key(1), x, own, num_samples=20, summary=mc.samples())

@@ -15,7 +15,7 @@ import jaxdrop
 from jaxdrop import mc
 from tests.cases import assert_same_bits, compilations, key
 
-X = jnp.ones((3, 4))
+X = jnp.ones((3, 4), jnp.float32)
 GLOBAL = {"weight": jnp.float32(1)}
 
 
@@ -107,7 +107,7 @@ def test_sites_are_chosen_at_the_call():
 def test_a_summary_of_a_user_is_that_of_the_call():
     scale = {"by": 1.0}
     summary = mc.Summary(
-        lambda sample, num_samples: jnp.zeros(sample.shape),
+        lambda sample, num_samples: jnp.zeros_like(sample),
         lambda state, samples, start: state + samples.sum(0) * scale["by"],
         lambda state: state,
     )
@@ -244,7 +244,7 @@ def test_captured_values_may_be_traced():
     jitted = jax.jit(total)
     for weight in (2.0, 3.0):
         np.testing.assert_allclose(jitted(weight), weight * slope, rtol=1e-5)
-    mapped = jax.vmap(total)(jnp.arange(3.0))
+    mapped = jax.vmap(total)(jnp.arange(3.0, dtype=jnp.float32))
     np.testing.assert_allclose(mapped, slope * np.arange(3.0), rtol=1e-5)
 
 
@@ -279,7 +279,7 @@ class Outer(nn.Module):
 
 
 def test_a_compiled_part_of_a_model_hears_every_adapter():
-    x = jnp.ones((400, 8))
+    x = jnp.ones((400, 8), jnp.float32)
     Outer().apply({}, x, rngs={"dropout": key(), "params": key()})  # compiled without dropout
     for sites in ("*Dropout_0", "*Dropout_1", None):
         live = {site.path[-1] for site in _live(mc.from_linen(Outer(), {}, sites=sites), x)}

@@ -12,7 +12,7 @@ import jaxdrop
 from jaxdrop import mc
 from tests.cases import assert_same_bits, key
 
-X = jnp.ones((3, 4))
+X = jnp.ones((3, 4), jnp.float32)
 
 
 class Graph(NamedTuple):
@@ -119,13 +119,14 @@ _SLIPS = {
         r"fn: expected arrays of numbers as outputs, got a PRNG key at \[1\]; return only",
     ),
     "integers of a graph": (
-        lambda: predict(returning(lambda y: Graph(y, jnp.arange(3)))),
+        lambda: predict(returning(lambda y: Graph(y, jnp.arange(3, dtype=jnp.int32)))),
         TypeError,
         r"floating outputs, got dtype int32 at \.receivers; cast .* output=lambda out: out",
     ),
     "integers of a graph, quantiles": (
         lambda: predict(
-            returning(lambda y: Graph(y, jnp.arange(3))), summary=mc.quantiles((0.1, 0.9))
+            returning(lambda y: Graph(y, jnp.arange(3, dtype=jnp.int32))),
+            summary=mc.quantiles((0.1, 0.9)),
         ),
         TypeError,
         r"floating outputs, got dtype int32 at \.receivers",
