@@ -17,7 +17,8 @@ from jaxdrop.mc._site import SITE, Site, read_given
 _LIBRARIES = tuple(str(pathlib.Path(str(m.__file__)).parent) for m in (jax, flax, jaxdrop))
 _PYTHON = sysconfig.get_paths()["stdlib"]
 _PRIMITIVES = {"random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"}
-_OURS = "philox4x32"  # the one program that draws the bits of this package
+_OURS = "philox4x32"  # the one program that draws the bits of this package, of a key
+_COUNTER = 4  # words beside the key's
 
 
 class Origin(NamedTuple):
@@ -171,7 +172,11 @@ def _of_key(origin, name, scopes):
 
 def _is_draw(equation):
     name = equation.primitive.name
-    return name in _PRIMITIVES or (name in ("jit", "pjit") and equation.params["name"] == _OURS)
+    if name in _PRIMITIVES:
+        return True
+    # The scan of Flax traces what is known beforehand on its own: the counter without the key.
+    ours = name in ("jit", "pjit") and equation.params["name"] == _OURS
+    return ours and len(equation.invars) > _COUNTER
 
 
 def _place(equation):
