@@ -64,6 +64,7 @@ def test_a_batch_that_is_filled_up_is_predict_too(keys, cut, draw):
     assert_same_bits(run(fn, cuts(x, cut, 70 - cut), keys=keys)[:, cut:], alone)
 
 
+@pytest.mark.filterwarnings("ignore:not all dropout is decided")  # which is what it wants
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 2), (4, 3)])
 def test_keys_may_be_among_the_arguments(sizes):
     x, own = data((sum(sizes), WIDTH)), jax.random.split(key(5), sum(sizes))

@@ -304,7 +304,8 @@ def test_a_function_that_was_called_before_is_audited_all_the_same():
             return self.dropout(x)
 
     fn = jax.jit(mc.from_nnx(Counting()).__call__)
-    fn(key(), X)
+    with pytest.raises(ValueError, match=r"seen \(BatchStat\)"):
+        fn(key(), X)
     assert mc.audit(fn, key(), X).changes == ("BatchStat",)
 
 
