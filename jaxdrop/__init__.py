@@ -9,6 +9,8 @@
 A floor imports only from the floors below it. The functions of floor 2 stand here as well.
 """
 
+__version__ = "0.1.0"
+
 from jaxdrop import functional as functional
 from jaxdrop import linen as linen
 from jaxdrop import masks as masks

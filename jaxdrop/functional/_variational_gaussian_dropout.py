@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key
@@ -51,8 +50,7 @@ def variational_gaussian_dropout(
         2015, section 3.1.
     """
     x = _mask.check_array(x)
-    log_alpha = _check_log_alpha(log_alpha)
-    _mask.check_broadcast(log_alpha, x.shape, "log_alpha", "noise")
+    log_alpha = _check_log_alpha(log_alpha, x.shape)
     return perturb(
         key, x, (log_alpha,), x.shape, deterministic=deterministic, draw=_noise.normal, apply=_apply
     )
@@ -128,16 +126,14 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
     References:
         Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
     """
+    threshold = _rate.check_finite(threshold, "threshold", "a logarithm", "the paper has 3.0", ())
     pruned = jnp.asarray(_check_log_alpha(log_alpha)) > threshold
     return Pruned(pruned, jnp.mean(pruned, dtype=jnp.float32))
 
 
-def _check_log_alpha(log_alpha):
-    ends, remedy = np.finfo(np.float64), "a variance alpha is the log_alpha jnp.log(alpha)"
-    meaning = "logarithms of variances"
-    return _rate.check_real(
-        log_alpha, "log_alpha", (ends.min, ends.max), "(-inf, inf)", meaning, remedy
-    )
+def _check_log_alpha(log_alpha, shape=None):
+    meaning, remedy = "logarithms of variances", "a variance alpha is the log_alpha jnp.log(alpha)"
+    return _rate.check_finite(log_alpha, "log_alpha", meaning, remedy, shape, "noise")
 
 
 def _apply(noise, x, log_alpha):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdrop import functional
+from jaxdrop.functional import _thinned_mlp
 from jaxdrop.linen._base import Dropper
 
 
@@ -64,7 +65,7 @@ class ThinnedMLP(Dropper):
     def drop(self, key, inputs, deterministic):
         hidden = self.hidden_features
         hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-        inputs = jnp.asarray(inputs, self.dtype)
+        inputs = _thinned_mlp.cast(inputs, self.dtype)
         layers, number, width = [], 0, inputs.shape[-1]
         for own in (*hidden, self.features):
             count = 2 if self.gated and len(layers) < len(hidden) else 1

@@ -96,10 +96,18 @@ def _unpack_by_index(words, layout):
     else:
         # Gathering with a constant index never communicates, however the mask is sharded;
         # padding and slicing does, when the packed axis is split over devices.
-        index = (slice(None),) * axis + (lax.iota(jnp.int32, size) // np.int32(WORD),)
+        index = (slice(None),) * axis + (_word_of_each(size),)
         words = words.at[index].get(mode="promise_in_bounds", indices_are_sorted=True)
         bits = words & _lanes(size, layout, axis)
     return lax.reshape(bits != np.uint32(0), layout.shape, out_sharding=whole)
+
+
+def _word_of_each(size):
+    """The number of the word of each of ``size`` entries of a run, int32."""
+    if not is_known(size) or size <= 1 << 31:
+        return lax.iota(jnp.int32, size) // np.int32(WORD)
+    shape = (-(-size // WORD), WORD)  # so many entries an int32 does not count
+    return lax.broadcasted_iota(jnp.int32, shape, 0).reshape(math.prod(shape))[:size]
 
 
 def _reshapes(layout):
@@ -169,21 +177,16 @@ def pack(values, layout: Layout, bits_of=_as_bits):
         bits_of: element-wise, from values to uint32 bits 0 and 1; they may have another axis in
             front, which the words then have too.
     """
-    packed = values.shape[layout.start : layout.stop]
-    rows = (*values.shape[: layout.start], -1, *values.shape[layout.stop :])
-    if math.prod(packed) == 1:  # one decision for whole words
-        return np.uint32(0) - bits_of(values.reshape(rows))
-    full = (
-        *rows[: layout.start],
-        *layout.shape[layout.start : layout.stop],
-        *values.shape[layout.stop :],
-    )
-    values = jnp.broadcast_to(values, full).reshape(rows)
+    before, after = values.shape[: layout.start], values.shape[layout.stop :]
+    if math.prod(values.shape[layout.start : layout.stop]) == 1:  # one decision for whole words
+        return np.uint32(0) - bits_of(values.reshape(*before, 1, *after))
+    full = (*before, *layout.shape[layout.start : layout.stop], *after)
+    values = jnp.broadcast_to(values, full).reshape(*before, layout.size, *after)
     padding = [(0, 0)] * values.ndim
     words = -(-layout.size // WORD)
     padding[layout.start] = (0, words * WORD - layout.size)
     values = jnp.pad(values, padding)
-    values = values.reshape(*rows[: layout.start], words, WORD, *values.shape[layout.start + 1 :])
+    values = values.reshape(*before, words, WORD, *after)
     arguments = {"axis": layout.start + 1, "bits_of": bits_of}
     by_sum, by_or = (functools.partial(f, **arguments) for f in (_pack_sum, _pack_or))
     return lax.platform_dependent(values, cuda=by_sum, rocm=by_sum, default=by_or)

@@ -48,10 +48,11 @@ class LayerDrop(Wrapper):
         self.rescale = rescale
 
     def drop(self, key, args, kwargs, deterministic):
-        def call(block):
-            return block(*args, **kwargs)
+        x, *others = args
 
-        x, rate = args[0], self.rate
+        def call(block, x):
+            return block(x, *others, **kwargs)
+
         return _layer_drop.run_or_skip(
-            key, self.block, x, rate, deterministic, self.rescale, call=call, either=either
+            key, self.block, x, self.rate, deterministic, self.rescale, call=call, either=either
         )

@@ -53,7 +53,7 @@ class SubsetResidual(Wrapper):
         def call(branch, *arrays):
             return branch(*arrays, **kwargs)
 
-        split = _subset_residual.plan(
+        args, split = _subset_residual.plan(
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
         return _subset_residual.add_branch(

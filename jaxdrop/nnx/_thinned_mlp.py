@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop import functional
+from jaxdrop.functional import _thinned_mlp
 from jaxdrop.nnx._base import Switchable
 
 _KERNEL_INIT, _BIAS_INIT = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()
@@ -89,7 +90,7 @@ class ThinnedMLP(Switchable):
             dense = [*pairs, dense[-1]]
         return functional.thinned_mlp(
             key,
-            jnp.asarray(inputs, self.dtype),
+            _thinned_mlp.cast(inputs, self.dtype),
             dense,
             self.rate,
             deterministic=deterministic,
