@@ -144,6 +144,24 @@ def test_numpy_leaves_count_as_what_jax_makes_of_them():
         assert [leaf.dtype for leaf in jax.tree.leaves(y)] == [jnp.float32] * 2
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", "int32"])
+def test_learned_levels_may_be_of_any_dtype(dtype):
+    """Under strict promotion too: in float32, or float64 where they are."""
+    with jax.enable_x64(True):
+        level = jnp.asarray(-1, dtype)
+        wide = jnp.float64 if dtype == "float64" else jnp.float32
+        options = {"num_features": 3, "weight_decay": 0.1, "entropy_weight": 0.2}
+        penalty = jaxdrop.concrete_regularizer(level, np.ones(3), **options)
+        rate = 1 / (1 + np.e)
+        entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
+        expected = 0.1 * 3 / (1 - rate) - 0.2 * 3 * entropy
+        np.testing.assert_allclose(penalty, expected, rtol=1e-5)
+        kl = jaxdrop.variational_gaussian_kl(level)
+        assert penalty.dtype == kl.dtype == wide
+        np.testing.assert_allclose(kl, jaxdrop.variational_gaussian_kl(jnp.float32(-1)), rtol=1e-6)
+        assert jaxdrop.variational_gaussian_pruned(level, -2.0).share == 1
+
+
 # No entry.
 
 

@@ -117,8 +117,7 @@ def concrete_regularizer(
     References:
         Gal, Hron & Kendall, "Concrete dropout", 2017, eq. 3 and 4.
     """
-    logit = jnp.asarray(_check_logit(rate_logit, (), "layer"))
-    logit = logit.astype(jnp.promote_types(logit.dtype, jnp.float32))
+    logit = _mask.widened(_check_logit(rate_logit, (), "layer"))
     squares = jnp.zeros((), logit.dtype)
     for leaf in jax.tree.leaves(weights):
         for part in _real_parts(_mask.as_array(leaf, "weights")):

@@ -82,8 +82,7 @@ def variational_gaussian_kl(log_alpha: ArrayLike) -> jax.Array:
         Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017,
         eq. 14.
     """
-    log_alpha = jnp.asarray(_check_log_alpha(log_alpha))
-    log_alpha = log_alpha.astype(jnp.promote_types(log_alpha.dtype, jnp.float32))
+    log_alpha = _mask.widened(_check_log_alpha(log_alpha))
     # k1 - k1 sigmoid(a) is k1 sigmoid(-a), without cancellation.
     kept = 0.63576 * jax.nn.sigmoid(-1.87320 - 1.48695 * log_alpha)
     return jnp.sum(kept + 0.5 * jax.nn.softplus(-log_alpha))
@@ -127,7 +126,8 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
         Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
     """
     threshold = _rate.check_finite(threshold, "threshold", "a logarithm", "the paper has 3.0", ())
-    pruned = jnp.asarray(_check_log_alpha(log_alpha)) > threshold
+    log_alpha = _mask.widened(_check_log_alpha(log_alpha))
+    pruned = log_alpha > jnp.asarray(threshold, log_alpha.dtype)
     return Pruned(pruned, jnp.mean(pruned, dtype=jnp.float32))
 
 

@@ -333,6 +333,12 @@ def wide_dtype(x):
     return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
 
 
+def widened(value):
+    """A real number, or an array of them, as an array of float32 or wider."""
+    x = jnp.asarray(value)
+    return x.astype(wide_dtype(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
+
+
 def _scale(keep_prob, x):
     """``x / keep_prob`` in float32 or better, to be rounded once to the dtype of ``x``."""
     wide = wide_dtype(x)
