@@ -23,6 +23,8 @@ from jaxdrop.functional import *  # noqa: F403
 if TYPE_CHECKING:
     from jaxdrop import nnx as nnx
 
+__version__ = "0.1.0"
+
 __all__ = ["functional", "linen", "masks", "mc", "nnx", "plots", "uncertainty"]
 __all__ += functional.__all__
 

@@ -1,8 +1,10 @@
-"""``python -m jaxdrop demo``."""
+"""``python -m jaxdrop demo`` and ``python -m jaxdrop --version``."""
 
 import argparse
 import importlib.util
 import pathlib
+
+import jaxdrop
 
 _NEEDED = ("matplotlib", "optax", "sklearn", "tqdm")
 
@@ -12,6 +14,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m jaxdrop", description="Dropout for JAX and Flax."
     )
+    parser.add_argument("--version", action="version", version=f"jaxdrop {jaxdrop.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",

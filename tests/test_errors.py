@@ -1,5 +1,7 @@
 """Bad input is refused early: each message says what was expected, what came, what to do."""
 
+from decimal import Decimal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,31 @@ _BAD = {
     "rate NumPy bool": (lambda: _dropout(rate=np.True_), TypeError, "real number in .* got .*True"),
     "rate string": (lambda: _dropout(rate="0.5"), TypeError, "real number in .* got '0.5'; write"),
     "rate None": (lambda: _dropout(rate=None), TypeError, "real number in .* got None; write"),
+    "rate too large for a float": (
+        lambda: _dropout(rate=10**400),
+        ValueError,
+        r"in \[0, 1\], got inf; a keep",
+    ),
+    "rate list": (
+        lambda: _dropout(rate=[0.1] * 6),
+        TypeError,
+        r"real number in .* got \[0.1, .*; write rate=jnp.array\(rate\)",
+    ),
+    "rate Decimal": (
+        lambda: _dropout(rate=Decimal("0.5")),
+        TypeError,
+        r"real number in .* got Decimal\('0.5'\); write for example rate=0.1",
+    ),
+    "rate of a scalar": (
+        lambda: _dropout(x=1.0, rate=jnp.full(3, 0.1)),
+        ValueError,
+        r"mask's \(\), got \(3,\); .*; the key comes first, then the array, then the rate",
+    ),
+    "rates out of shape and range": (
+        lambda: _dropout(rate=jnp.full(5, 7.0)),
+        ValueError,
+        r"\(4, 6\), got \(5,\); e",
+    ),
     "rate complex": (lambda: _dropout(rate=0.5j), TypeError, "real number in .* got 0.5j; write"),
     "rate shape": (lambda: _dropout(rate=jnp.full(5, 0.1)), ValueError, r"\(4, 6\), got \(5,\); e"),
     "rate of shared entries": (
@@ -74,6 +101,15 @@ _BAD = {
     ),
     "x integer": (lambda: _dropout(x=jnp.arange(6)), TypeError, "floating .* got .*int32; cast"),
     "x bool": (lambda: _dropout(x=_X > 0), TypeError, "floating .* got dtype bool; cast it first"),
+    "x None": (lambda: _dropout(x=None), TypeError, "x: expected an array, got NoneType; give"),
+    "x pytree": (lambda: _dropout(x={"a": _X}), TypeError, "an array, got dict; .* jax.tree.map"),
+    "x string": (lambda: _dropout(x="ones"), TypeError, "x: expected an array, got str; give"),
+    "x ragged": (lambda: _dropout(x=[[1.0], [1.0, 2.0]]), TypeError, "an array, got list; give"),
+    "x of powers of two": (
+        lambda: _dropout(x=_X.astype(jnp.float8_e8m0fnu)),
+        TypeError,
+        "a dtype that holds 0, got dtype float8_e8m0fnu; cast",
+    ),
     "key None": (
         lambda: jaxdrop.dropout(None, _X, 0.5),
         TypeError,
@@ -89,6 +125,8 @@ _BAD = {
         TypeError,
         "one PRNG key, got .*float32.*write",
     ),
+    "key seed of NumPy": (lambda: _dropout(key=np.int32(42)), TypeError, "got an array of .*int32"),
+    "key string": (lambda: _dropout(key="dropout"), TypeError, "got 'dropout' of type str; write"),
     "key batch": (lambda: _dropout(key=_KEYS), ValueError, r"one PRNG key, got .*\(3,\); .*vmap"),
     "key legacy batch": (
         lambda: _dropout(key=jnp.stack([_LEGACY] * 2)),
@@ -125,6 +163,11 @@ _BAD = {
         lambda: _dropout(broadcast_dims="ab"),
         TypeError,
         "axes as integers, got 'ab'; write",
+    ),
+    "axes bool": (
+        lambda: _dropout(broadcast_dims=(False, True)),
+        TypeError,
+        r"axes as integers, got \(False, True\); write",
     ),
     "axes integer": (lambda: _dropout(broadcast_dims=1), TypeError, "as integers, got 1; write"),
     "rank too small": (
@@ -448,6 +491,11 @@ _BAD = {
         ValueError,
         r"an integer in \[0, 4\], the tokens of x, got 7; count",
     ),
+    "prefix bool": (
+        lambda: _tokens(num_prefix_tokens=True),
+        TypeError,
+        "num_prefix_tokens: expected an integer, got True; write",
+    ),
     "prefix floating": (
         lambda: _tokens(num_prefix_tokens=1.0),
         TypeError,
@@ -546,6 +594,17 @@ _BAD = {
         TypeError,
         "bias: expected a floating .* got dtype int64; cast",
     ),
+    "bias complex": (
+        lambda: _attend(bias=np.ones((4, 4), np.complex64)),
+        TypeError,
+        "bias: expected a floating array, got dtype complex64; pass",
+    ),
+    "scale complex": (
+        lambda: _attend(scale=1j),
+        TypeError,
+        r"scale: expected a real number .* got 1j; write",
+    ),
+    "scale NaN": (lambda: _attend(scale=np.nan), ValueError, "scale: .* got nan; None stands for"),
     "bias of another shape": (
         lambda: _attend(bias=jnp.ones((4, 5))),
         ValueError,
@@ -561,6 +620,11 @@ _BAD = {
         ValueError,
         r"query_seq_lengths: .* of shape \(2,\), .* got int32 of shape \(1,\); write",
     ),
+    "window a number with a fraction": (
+        lambda: _attend(local_window_size=1.5),
+        TypeError,
+        r"local_window_size: .* got 1.5; write",
+    ),
     "window floating": (
         lambda: _attend(local_window_size=(1.5, 2)),
         TypeError,
@@ -575,6 +639,53 @@ _BAD = {
         lambda: jaxdrop.r_drop_loss(_X, _X, _X.astype(int)),
         ValueError,
         r"without their last axis, \(4,\), got \(4, 6\); pass",
+    ),
+    "labels of no class": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, np.array([0, -1, 2, 3])),
+        ValueError,
+        r"classes in \[0, 6\), got values from -1 to 3; count .* leave out",
+    ),
+    "labels None": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, None),
+        TypeError,
+        "labels: expected an array, got NoneType; give",
+    ),
+    "one logit": (
+        lambda: jaxdrop.r_drop_loss(_X[:, :1], _X[:, :1], jnp.zeros(4, int)),
+        ValueError,
+        r"of two classes or more, got shape \(4, 1\); a single logit z is the pair",
+    ),
+    "loss of no examples": (
+        lambda: jaxdrop.r_drop_loss(_X[:0], _X[:0], jnp.zeros(0, int)),
+        ValueError,
+        r"one example or more, .* got shape \(0, 6\)",
+    ),
+    "weight complex": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, np.arange(4), weight=1j),
+        TypeError,
+        "weight: expected a real number .* got 1j; write",
+    ),
+    "weight of each example": (
+        lambda: jaxdrop.r_drop_loss(_X, _X, np.arange(4), weight=jnp.ones(4)),
+        ValueError,
+        r"weight: .* the loss's \(\), got \(4,\)",
+    ),
+    "decay complex": (
+        lambda: jaxdrop.concrete_regularizer(
+            0.0, _X, num_features=6, weight_decay=1j, entropy_weight=1.0
+        ),
+        TypeError,
+        "weight_decay: expected a real number .* got 1j; write",
+    ),
+    "threshold NaN": (
+        lambda: jaxdrop.variational_gaussian_pruned(_X, np.nan),
+        ValueError,
+        "threshold: .* got nan; the paper",
+    ),
+    "no loss": (
+        lambda: jaxdrop.multi_sample_loss(0.0, _key()),
+        TypeError,
+        "loss: expected a function of a key .* got float; write multi_sample_loss",
     ),
     "logits of two shapes": (
         lambda: jaxdrop.r_drop_loss(_X, _X[0], jnp.arange(4)),
@@ -620,6 +731,16 @@ _BAD = {
         lambda: masks.sample(_key(), 0.5, (3,)).apply(jnp.arange(3)),
         TypeError,
         "floating .* got dtype int32; cast",
+    ),
+    "more entries than numbers": (
+        lambda: masks.sample(_key(), 0.5, (2**38,)),
+        ValueError,
+        r"at most 2\*\*32 words .* got \(8589934592,\); spread",
+    ),
+    "mask of another shape than its words": (
+        lambda: masks.Mask(jnp.zeros(1, jnp.uint32), jnp.float32(1), (40,)).unpack(),
+        ValueError,
+        r"words of shape \(2,\) .* got shapes \(1,\) and \(\); apply a batch .* jax.vmap",
     ),
     "shape negative": (lambda: masks.sample(_key(), 0.5, (-1,)), TypeError, r"got \(-1,\); write"),
     "shape float": (lambda: masks.sample(_key(), 0.5, (2.5,)), TypeError, r"got \(2.5,\); write"),

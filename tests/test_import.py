@@ -44,3 +44,9 @@ def test_names_of_the_nnx_floor_arrive_in_every_form():
     with pytest.raises(AttributeError, match=r"'jaxdrop\.nnx' has no attribute 'DropPaths'"):
         _ = jaxdrop.nnx.DropPaths
     assert not hasattr(jaxdrop.nnx, "_missing")
+
+
+def test_the_program_tells_its_version():
+    command = [sys.executable, "-m", "jaxdrop", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == f"jaxdrop {jaxdrop.__version__}\n"

@@ -67,6 +67,39 @@ def test_r_drop_gradient_is_that_of_differences():
     np.testing.assert_allclose(slope, (ends[1] - ends[0]) / (2 * step), rtol=1e-4)
 
 
+@pytest.mark.parametrize("label", [-1, -3, 3, 100, 2**32])
+@pytest.mark.parametrize("kind", [jnp.array, np.array, list])
+def test_r_drop_refuses_what_is_no_class(label, kind):
+    """-1 is the usual mark of no label, and 2**32 what an int32 takes for 0."""
+    logits = data((4, 3))
+    labels = (np.array if label == 2**32 else kind)([0, label, 2, 1])
+    with pytest.raises(ValueError, match=rf"labels: expected classes in \[0, 3\), got .*{label}"):
+        r_drop_loss(logits, logits, labels)
+    with pytest.raises(ValueError, match="leave out examples without a label"):
+        jax.jit(lambda x: r_drop_loss(x, x, labels))(logits)
+
+
+@pytest.mark.parametrize("label", [-1, -3, 3, 127])
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32])
+def test_r_drop_of_a_traced_label_that_is_no_class_is_nan(label, dtype):
+    """Its gradient too: a loss that nobody looks at must not go on training."""
+    logits = data((4, 3))
+    run = jax.jit(jax.value_and_grad(lambda x, labels: r_drop_loss(x, 2 * x, labels)))
+    loss, gradient = run(logits, jnp.array([0, label, 2, 1], dtype))
+    assert np.isnan(loss)
+    assert np.isnan(gradient).any()
+    labels = jnp.array([0, 2, 2, 1], dtype)
+    np.testing.assert_allclose(run(logits, labels)[0], wu(logits, 2 * logits, labels, 1), rtol=1e-6)
+
+
+def test_r_drop_takes_labels_of_any_integer_dtype():
+    logits = data((2, 200))
+    for dtype in (jnp.uint8, jnp.int16, jnp.uint32, np.int64):
+        labels = np.array([3, 150]).astype(dtype)
+        expected = wu(logits, 3 * logits, labels, 1.0)
+        np.testing.assert_allclose(r_drop_loss(logits, 3 * logits, labels), expected, rtol=1e-5)
+
+
 FEATURES = data((8, 32))
 
 

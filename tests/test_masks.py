@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdrop import masks
+from jaxdrop import gaussian_dropout, masks
 from jaxdrop.masks import _draw, _keys, _layout, _noise, _rate
 from jaxdrop.masks._philox import philox4x32
 from tests import reference
@@ -276,3 +276,144 @@ def test_a_mask_that_is_larger_than_the_array_is_refused():
     mask = masks.sample(key(), 0.5, (4, 1))
     with pytest.raises(ValueError, match=r"x: expected a shape that the mask's \(4, 1\)"):
         mask.apply(jnp.ones((1, 5)))
+
+
+# Masks that are stacked.
+
+
+def batch_of(shape, count=8, rate=0.5):
+    return jax.vmap(lambda key: masks.sample(key, rate, shape))(jax.random.split(key(), count))
+
+
+BATCHES = {
+    "vmap": batch_of,
+    "vmap, the probability once": lambda shape: dataclasses.replace(
+        batch_of(shape), keep_prob=jnp.float32(0.5)
+    ),
+    "scan": lambda shape: lax.scan(
+        lambda _, key: (None, masks.sample(key, 0.5, shape)), None, jax.random.split(key(), 8)
+    )[1],
+    "stack": lambda shape: jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *[masks.sample(key(i), 0.5, shape) for i in range(3)]
+    ),
+    "concatenate": lambda shape: jax.tree.map(
+        lambda *leaves: jnp.concatenate([jnp.atleast_1d(leaf) for leaf in leaves]),
+        *[masks.sample(key(i), 0.5, shape) for i in range(3)],
+    ),
+    "one": lambda shape: jax.tree.map(lambda leaf: leaf[None], masks.sample(key(), 0.5, shape)),
+    "two axes": lambda shape: jax.tree.map(
+        lambda leaf: leaf.reshape(2, 4, *leaf.shape[1:]), batch_of(shape)
+    ),
+    "rates": lambda shape: batch_of(shape, rate=jnp.full(shape[-1:], 0.5)),
+}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (8,), (64,), (40,), (3, 5), (64, 40)], ids=str)
+@pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)
+def test_a_batch_of_masks_is_refused_outside_vmap(make, shape):
+    batch, x = make(shape), jnp.ones((8, *shape))
+    message = r"mask: expected words of shape .* got shapes .*; apply a batch of masks inside"
+    for use in (batch.unpack, lambda: batch.apply(x), lambda: batch == batch):
+        with pytest.raises(ValueError, match=message):
+            use()
+        with pytest.raises(ValueError, match=message):
+            jax.jit(use)()
+    assert f", words of shape {batch.words.shape})" in repr(batch)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (40,), (64, 40)], ids=str)
+def test_a_batch_of_masks_is_applied_inside_vmap_or_one_by_one(shape):
+    batch, x = batch_of(shape), data((8, *shape))
+    keep = jax.vmap(lambda mask: mask.unpack())(batch)
+    assert 0 < keep.mean() < 1
+    each = jax.vmap(lambda mask, x: mask.apply(x))(batch, x)
+    np.testing.assert_array_equal(each, np.where(keep, 2 * x, 0))
+    for i, one in enumerate(jax.random.split(key(), 8)):
+        taken = jax.tree.map(lambda leaf: leaf[i], batch)  # noqa: B023
+        assert taken == masks.sample(one, 0.5, shape)
+        assert_same_bits(taken.unpack(), keep[i])
+
+
+@pytest.mark.parametrize("device", jax.devices()[:2], ids=str)
+def test_a_mask_may_be_moved_and_mapped_over(device):
+    mask, x = masks.sample(key(), 0.25, (3, 5)), data((3, 5))
+    moved = jax.device_put(mask, device)
+    assert moved == mask
+    assert_same_bits(jax.tree.map(lambda leaf: leaf + 0, moved).apply(x), mask.apply(x))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), mask)
+    assert jax.eval_shape(lambda mask: mask.apply(x), shapes).shape == (3, 5)
+    assert "keep_prob=ShapeDtypeStruct" in repr(shapes)
+
+
+@pytest.mark.parametrize(
+    ("change", "exception", "message"),
+    [
+        ({"shape": (100,)}, ValueError, r"words of shape \(4,\) .* got shapes \(2,\) and \(\)"),
+        ({"shape": (8, 32)}, ValueError, r"words of shape \(8, 1\) .* got shapes \(2,\) and \(\)"),
+        ({"words": jnp.zeros(2, jnp.float32)}, TypeError, "words in uint32 .* got float32"),
+        ({"keep_prob": jnp.bfloat16(0.5)}, TypeError, "in float32, got uint32 and bfloat16; leave"),
+    ],
+)
+def test_leaves_that_are_not_those_of_the_mask_are_refused(change, exception, message):
+    """Of them some would be read beyond their end, or scale by a rounded probability."""
+    mask = dataclasses.replace(masks.sample(key(), 0.5, (64,)), **change)
+    for use in (mask.unpack, lambda: mask.apply(jnp.ones(mask.shape))):
+        with pytest.raises(exception, match=message):
+            use()
+
+
+def test_masks_are_equal_if_the_same_entries_survive_with_the_same_probability():
+    mask = masks.sample(key(), 0.5, (40,))
+    assert mask == masks.sample(key(), 0.5, (40,))
+    padded = dataclasses.replace(mask, words=mask.words ^ jnp.uint32([0, 0x80000000]))
+    assert mask == padded  # the last bits stand for no entry
+    others = [
+        masks.sample(key(1), 0.5, (40,)),
+        masks.sample(key(), 0.25, (40,)),
+        masks.sample(key(), 0.5, (40, 1)),
+        dataclasses.replace(mask, keep_prob=jnp.float32(0.75)),
+        dataclasses.replace(mask, words=mask.words ^ jnp.uint32([1, 0])),
+        "mask",
+    ]
+    for other in others:
+        assert mask != other
+    assert masks.sample(key(), 0.5, ()) == masks.sample(key(), jnp.float32(0.5), ())
+    with pytest.raises(TypeError, match="==: expected masks whose bits are known, got traced"):
+        jax.jit(lambda a, b: a == b)(mask, mask)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(mask)
+
+
+# More than an int32 counts.
+
+
+@pytest.mark.parametrize("shape", [(2**31 + 77,), (2**28, 13)], ids=str)
+def test_a_run_of_more_than_2_to_the_31_entries_is_unpacked_from_its_words(shape):
+    """Word i holds the bits of i; XLA computes the entries that are asked for and no others."""
+    layout = _layout.layout_of(shape)
+    assert layout.start == 0
+    entries = np.r_[0:40, 2**31 - 5 : 2**31 + 40]
+
+    @jax.jit
+    def bits():
+        keep = _layout.unpack(lax.iota(jnp.uint32, layout.words_shape[0]), layout)
+        keep = keep.reshape(layout.size)
+        return jnp.concatenate([keep[0:40], keep[2**31 - 5 : 2**31 + 40]])
+
+    assert bits.lower().compile().memory_analysis().temp_size_in_bytes < 2**20
+    np.testing.assert_array_equal(bits(), entries // 32 >> entries % 32 & 1)
+
+
+def test_more_than_2_to_the_32_along_an_axis_are_refused():
+    """Their numbers would begin anew, and so would the bits."""
+    message = r"shape: expected at most 2\*\*32 words or numbers .* got \(8589934592,\); spread"
+    for draw in (
+        lambda x: _noise.normal(key(), x.shape),
+        lambda x: gaussian_dropout(key(), x, 0.5),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(draw, jax.ShapeDtypeStruct((2**33,), jnp.float32))
+    with pytest.raises(ValueError, match=r"2\*\*32 words"):
+        jax.eval_shape(lambda: masks.sample(key(), 0.5, (2**38,)))
+    for shape in ((2**37,), (2**32, 2**20), (0, 2**40, 2**40), (2**40, 0)):
+        assert jax.eval_shape(lambda s=shape: masks.sample(key(), 0.5, s)).shape == shape

@@ -166,10 +166,15 @@ def test_there_are_examples():
     assert len(found) >= len(jaxdrop.functional.__all__) * 3
 
 
-def test_changelog_is_that_of_the_version():
+def test_every_version_is_that_of_the_package():
     version = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert jaxdrop.__version__ == version
+    assert f"\nversion: {version}\n" in (_ROOT / "CITATION.cff").read_text()
+
+
+def test_changelog_is_that_of_the_version():
     top = re.search(r"^## \[(.*?)\]", (_ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert top[1] == version
+    assert top[1] == jaxdrop.__version__
     assert "### Randomness" in (_ROOT / "CHANGELOG.md").read_text()
 
 

@@ -11,7 +11,8 @@ from jax.sharding import AxisType
 
 from jaxdrop import masks
 from jaxdrop.masks._draw import cipher_key
-from jaxdrop.masks._window import Window, draw_window
+from jaxdrop.masks._layout import layout_of
+from jaxdrop.masks._window import Window, _covering_numbers, draw_window
 from tests import reference
 from tests.cases import OTHER_KEYS, key
 from tests.test_laws_sharding import compiled, placement, put
@@ -104,6 +105,29 @@ def test_ends_and_rates_of_few_bits_or_many(rate):
     for given in ({"rate": rate}, {}):
         keep, _ = windows(key(), rate, jnp.array([0, 25]), shape=shape, size=size, **given)
         np.testing.assert_array_equal(keep, expected)
+
+
+@pytest.mark.parametrize("rows", [(), (3,)], ids=str)
+def test_windows_far_behind_the_start_have_the_words_of_their_place(rows):
+    """At a rate of 0.5 an entry survives if its bit of the first word of a block is set."""
+    length, start, size = 2**32 - 19, 2**32 - 70, 51
+    keep, _ = draw_window(cipher_key(key(), 0.5), 0.5, Window((*rows, length), start, size))
+    entry = np.arange(start, start + size)
+    for row, found in enumerate(np.reshape(keep, (-1, size))):
+        number = row * -(-length // 32) + entry // 32
+        counter = (0, number % 2**32, 0, (number + (number >> 32)) % 2**32)
+        words = reference.philox4x32(jax.random.key_data(key()), counter)[0]
+        np.testing.assert_array_equal(found, words >> np.uint32(entry % 32) & 1)
+
+
+def test_a_run_of_more_than_2_to_the_32_entries_is_counted_in_64_bits():
+    window = Window((2**31, 5), 3, 2)
+    rows = np.uint32([0, 7, 2**30, 2**31 - 1])[:, None]
+    column = np.zeros((1, 1), np.uint32)
+    numbers = _covering_numbers(window, layout_of(window.shape), [rows, column])
+    first = rows.astype(np.uint64) * np.uint64(5) + np.uint64(3)
+    np.testing.assert_array_equal(numbers[0], first // np.uint64(32))
+    assert int(numbers[1]) == 0
 
 
 # Programs.

@@ -1,14 +1,15 @@
 """Arguments of attention: checked, and put into the form in which it computes."""
 
-import numbers
+import math
 import operator
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.functional._attention_logits import Arrays, Limits, Settings
 from jaxdrop.functional._drop import check_axes
-from jaxdrop.masks import _mask
+from jaxdrop.masks import _keys, _mask, _rate
 
 _MODES = ("weights", "keys", "heads")
 
@@ -21,9 +22,12 @@ def checked(arrays, limits, scale, **options):
     query, key, value = _check_arrays(*arrays)
     bias, mask, query_lengths, key_lengths = limits
     shape = _sizes(query, key)
+    if scale is not None:
+        remedy = "None stands for 1 / sqrt(H)"
+        scale = _rate.check_finite(scale, "scale", "a factor of the logits", remedy)
     settings = _settings(shape, query.shape[-1], scale, **options)
     if bias is not None:
-        bias = _broadcasting(_mask.check_array(bias, "bias"), shape, "bias")
+        bias = _broadcasting(_check_floating(bias, "bias"), shape, "bias")
     query, key, value = (x if x.ndim == 4 else x[None] for x in (query, key, value))
     arrays = Arrays(query, key, value, bias, None if settings.scale is not None else scale)
     lengths = (
@@ -35,15 +39,11 @@ def checked(arrays, limits, scale, **options):
 
 def _check_arrays(query, key, value):
     """Query, key and value, refused unless they fit each other."""
-    query = _mask.check_array(query, "query")
-    if not jnp.issubdtype(query.dtype, jnp.floating):
-        raise TypeError(
-            f"query: expected a floating array, got dtype {query.dtype}; pass real numbers"
-        )
+    query = _check_floating(query, "query")
     if query.ndim not in (3, 4):
         raise ValueError(
             f"query: expected shape (B, T, N, H) or (T, N, H), got {query.shape}; "
-            "merge or split axes with reshape"
+            f"merge or split axes with reshape{_keys.order_hint(query.ndim)}"
         )
     key, value = (_mask.check_array(x, name) for x, name in ((key, "key"), (value, "value")))
     for name, x in (("key", key), ("value", value)):
@@ -67,6 +67,15 @@ def _check_arrays(query, key, value):
     return query, key, value
 
 
+def _check_floating(x, name):
+    x = _mask.check_array(x, name)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected a floating array, got dtype {x.dtype}; pass real numbers"
+        )
+    return x
+
+
 def _sizes(query, key):
     """``(B, N, T, S)``."""
     return query.shape[0] if query.ndim == 4 else 1, query.shape[-2], query.shape[-3], key.shape[-3]
@@ -76,7 +85,7 @@ def _check_mask(mask, shape):
     """The mask with rank 4, or None."""
     if mask is None:
         return None
-    mask = mask if hasattr(mask, "dtype") else jnp.asarray(mask)
+    mask = _mask.as_array(mask, "mask")
     if mask.dtype != np.bool_:
         raise TypeError(
             f"mask: expected booleans, True where a query may look, got dtype {mask.dtype}; "
@@ -97,9 +106,9 @@ def _settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims
     if mode == "heads":
         mask_shape = mask_shape[0], 1, mask_shape[1], 1
     if scale is None:
-        scale = float(1 / np.sqrt(features))
+        scale = 1 / math.sqrt(features) if features else 1.0
     return Settings(
-        scale=float(scale) if isinstance(scale, numbers.Real) else None,
+        scale=scale if isinstance(scale, float) else None,
         is_causal=bool(is_causal),
         local_window=_check_window(window),
         mode=mode,
@@ -126,7 +135,7 @@ def _broadcasting(x, shape, name):
 def _check_lengths(name, lengths, examples):
     if lengths is None:
         return None
-    lengths = lengths if hasattr(lengths, "dtype") else jnp.asarray(lengths)
+    lengths = _mask.as_array(lengths, name)
     if lengths.dtype != np.int32 or lengths.shape != (examples,):
         raise ValueError(
             f"{name}: expected int32 of shape {(examples,)}, one for each example, got "
@@ -138,9 +147,8 @@ def _check_lengths(name, lengths, examples):
 def _check_window(window):
     if window is None:
         return None
-    pair = (window, window) if isinstance(window, numbers.Integral) else tuple(window)
     try:
-        left, right = map(operator.index, pair)
+        left, right = map(operator.index, window if isinstance(window, Sequence) else [window] * 2)
     except (TypeError, ValueError):
         raise TypeError(
             f"local_window_size: expected (left, right) as integers, got {window!r}; "

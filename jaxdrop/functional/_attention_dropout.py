@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, Rule, check_axes, drop, shared_shape
-from jaxdrop.masks import _mask
+from jaxdrop.masks import _keys, _mask
 
 
 def attention_dropout(
@@ -63,7 +63,7 @@ def attention_dropout(
     if x.ndim < 2:
         raise ValueError(
             f"x: expected attention weights of shape (..., H, Q, K), got shape {x.shape}; "
-            "for an array of another kind use dropout"
+            f"for an array of another kind use dropout{_keys.order_hint(x.ndim)}"
         )
     shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
     rule = _RENORMALIZED if renormalize else Rule()

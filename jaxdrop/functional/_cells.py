@@ -160,10 +160,9 @@ def draw_words(key, rate, deterministic, shape):
         deterministic: if true, nothing is dropped; may be traced.
         shape: of the mask.
     """
-    rate, flag = _rate.check_rate(rate), _drop.check_flag(deterministic)
+    rate, flag = _rate.check_rate(rate, shape), _drop.check_flag(deterministic)
     if not _drop.draws(rate, flag):
         return None
-    _mask.check_broadcast(rate, shape)
     if isinstance(rate, float) and flag is False:
         return _draw(key, None, rate=rate, shape=shape)
     return _draw(key, _effective(rate, flag), rate=None, shape=shape)

@@ -58,14 +58,12 @@ def concrete_dropout(
         Gal, Hron & Kendall, "Concrete dropout", 2017, eq. 5.
     """
     x = _mask.check_array(x)
-    rate_logit = _check_logit(rate_logit)
-    _mask.check_broadcast(rate_logit, x.shape, "rate_logit", "noise")
+    rate_logit = _check_logit(rate_logit, x.shape, "noise")
     ends = np.finfo(np.float32).tiny, np.finfo(np.float64).max
     remedy = "the paper has 0.1"
     temperature = _rate.check_real(
-        temperature, "temperature", ends, "(0, inf)", "a temperature", remedy
+        temperature, "temperature", ends, "(0, inf)", "a temperature", remedy, (), "layer"
     )
-    _mask.check_broadcast(temperature, (), "temperature", "layer")
     levels = rate_logit, temperature
     return perturb(
         key, x, levels, x.shape, deterministic=deterministic, draw=_noise.uniform, apply=_apply
@@ -82,7 +80,7 @@ def concrete_regularizer(
 ) -> jax.Array:
     """What a learned rate adds to the loss: a decay of the weights behind it, less an entropy.
 
-    With p = sigmoid(rate_logit): ``weight_decay * sum(weights**2) / (1 - p) + entropy_weight *
+    With p = sigmoid(rate_logit): ``weight_decay * sum(|weights|**2) / (1 - p) + entropy_weight *
     num_features * (p log p + (1 - p) log(1 - p))``. It is the Kullback-Leibler divergence from the
     prior, eq. 3, of weights M that survive with probability 1 - p, for the rescaled weights
     M / (1 - p) that the network has. The first term grows with p and the second is lowest at
@@ -95,8 +93,8 @@ def concrete_regularizer(
 
     Args:
         rate_logit: log(p / (1 - p)) of the rate p, a real scalar; may be traced.
-        weights: array or pytree of arrays: kernel and bias of the layer that the dropped array
-            enters.
+        weights: array or pytree of arrays, real or complex: kernel and bias of the layer that the
+            dropped array enters.
         num_features: how many features are dropped from, the size of the last axis.
         weight_decay: weight of the first term, at least 0; may be traced.
         entropy_weight: weight of the second term, at least 0; may be traced.
@@ -105,8 +103,8 @@ def concrete_regularizer(
         float32 scalar, or float64 where ``rate_logit`` is.
 
     Raises:
-        TypeError: ``rate_logit`` is no real number.
-        ValueError: ``rate_logit`` is not finite or no scalar.
+        TypeError: ``rate_logit`` or one of both factors is no real number.
+        ValueError: ``rate_logit`` or one of both factors is not finite or no scalar.
 
     Example:
         >>> weights = jnp.ones((4, 2))
@@ -119,20 +117,27 @@ def concrete_regularizer(
     References:
         Gal, Hron & Kendall, "Concrete dropout", 2017, eq. 3 and 4.
     """
-    rate_logit = _check_logit(rate_logit)
-    _mask.check_broadcast(rate_logit, (), "rate_logit", "layer")
-    logit = jnp.asarray(rate_logit)
-    logit = logit.astype(jnp.promote_types(logit.dtype, jnp.float32))
+    logit = _mask.widened(_check_logit(rate_logit, (), "layer"))
     squares = jnp.zeros((), logit.dtype)
     for leaf in jax.tree.leaves(weights):
-        squares += jnp.sum(jnp.square(jnp.asarray(leaf, logit.dtype)))
+        for part in _real_parts(_mask.as_array(leaf, "weights")):
+            squares += jnp.sum(jnp.square(part.astype(logit.dtype)))
     rate, keep = jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
     entropy = -rate * jax.nn.log_sigmoid(logit) - keep * jax.nn.log_sigmoid(-logit)
+    factors = {"weight_decay": weight_decay, "entropy_weight": entropy_weight}
     weight_decay, entropy_weight = (
-        jnp.asarray(weight, logit.dtype) for weight in (weight_decay, entropy_weight)
+        jnp.asarray(_rate.check_finite(value, name, "a factor", "0 leaves a term out", ())).astype(
+            logit.dtype
+        )
+        for name, value in factors.items()
     )
     # 1 / (1 - p) is 1 + exp(logit): no cancellation where p is near 1.
     return weight_decay * squares * (1 + jnp.exp(logit)) - entropy_weight * num_features * entropy
+
+
+def _real_parts(x):
+    """Arrays of real numbers whose squares add up to those of the absolute values."""
+    return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
 
 
 def logit_of(init_rate):
@@ -143,11 +148,9 @@ def logit_of(init_rate):
     return math.log(rate / (1 - rate))
 
 
-def _check_logit(rate_logit):
-    ends, remedy = np.finfo(np.float64), "a rate p has the logit log(p / (1 - p))"
-    return _rate.check_real(
-        rate_logit, "rate_logit", (ends.min, ends.max), "(-inf, inf)", "logits of rates", remedy
-    )
+def _check_logit(rate_logit, shape, of):
+    remedy = "a rate p has the logit log(p / (1 - p))"
+    return _rate.check_finite(rate_logit, "rate_logit", "logits of rates", remedy, shape, of)
 
 
 def _apply(uniform, x, rate_logit, temperature):

@@ -105,6 +105,8 @@ def dot_product_attention(
         "Self-attention does not need O(n^2) memory", 2021; Dao et al., "FlashAttention: fast and
         memory-efficient exact attention with IO-awareness", 2022, algorithm 4.
     """
+    _keys.refuse_keys(query=query, key=key, value=value, rate=rate)
+    query = _mask.as_array(query, "query")
     arrays, limits, settings = _arguments.checked(
         (query, key, value),
         (bias, mask, query_seq_lengths, key_value_seq_lengths),
@@ -115,10 +117,9 @@ def dot_product_attention(
         broadcast_dims=broadcast_dims,
         block_size=block_size,
     )
-    rate = _rate.check_rate(rate)
-    _mask.check_broadcast(rate, settings.mask_shape)
+    rate = _rate.check_rate(rate, settings.mask_shape)
     flag = check_flag(deterministic)
-    rank = jnp.ndim(query)
+    rank = query.ndim
     plain = functools.partial(_plain, settings, arrays, limits, implementation, rank)
     if not draws(rate, flag):
         nothing = flag is True or rate == 0 or mode == "keys"
@@ -170,7 +171,8 @@ def _attention(settings, arrays, limits, dropout_key, rate, deterministic, rank)
     rate = settings.rate if rate is None else effective_rate(rate, deterministic)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in arrays[:3])
     arrays = arrays._replace(query=q, key=k, value=v)
-    attend = attend_dense if settings.block_size is None else attend_blocks
+    empty = 0 in (*q.shape, *k.shape)  # no block to begin with
+    attend = attend_dense if settings.block_size is None or empty else attend_blocks
     out = attend(settings, arrays, limits, dropout_key, rate)
     out = jnp.swapaxes(out.astype(arrays.query.dtype), 1, 2)
     out = inside_queries(limits, out)

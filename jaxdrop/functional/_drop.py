@@ -42,9 +42,8 @@ def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
     A rate and a flag that are known now take static paths: they cost nothing at run time, and a
     deterministic call draws nothing. Traced ones share one program for all values.
     """
-    rate = _rate.check_rate(rate)
     leading = jnp.ndim(jax.tree.leaves(x)[0]) - len(mask_shape)
-    _mask.check_broadcast(rate, (1,) * leading + mask_shape)
+    rate = _rate.check_rate(rate, (1,) * leading + mask_shape)
     rate = _with_rank(rate, len(mask_shape))
     flag = check_flag(deterministic)
     if not draws(rate, flag):
@@ -87,7 +86,7 @@ def draws(rate, deterministic):
 
 def check_flag(deterministic):
     """Returns a Python bool for a flag known now, else a traced boolean scalar."""
-    if isinstance(deterministic, bool | np.bool_):
+    if is_bool(deterministic):
         return bool(deterministic)
     if getattr(deterministic, "dtype", None) == np.bool_ and deterministic.shape == ():
         return deterministic
@@ -95,6 +94,11 @@ def check_flag(deterministic):
         f"deterministic: expected True, False or a boolean scalar, got {deterministic!r}; "
         "write deterministic=False to drop, deterministic=True to switch dropout off"
     )
+
+
+def is_bool(value):
+    """Whether a value is a boolean, which Python counts as the integer 0 or 1."""
+    return isinstance(value, bool | np.bool_)
 
 
 def check_count(value, name, example):
@@ -105,7 +109,7 @@ def check_count(value, name, example):
         raise TypeError(
             f"{name}: expected an integer, got {value!r}; write for example {name}={example}"
         ) from None
-    if isinstance(value, bool | np.bool_) or count < 1:
+    if is_bool(value) or count < 1:
         raise ValueError(
             f"{name}: expected at least 1, got {value}; write for example {name}={example}"
         )
@@ -115,16 +119,18 @@ def check_count(value, name, example):
 def check_axes(axes, ndim, name):
     """Axes of an array of rank ``ndim`` as a tuple of numbers in [0, ndim), each named once."""
     try:
-        given = tuple(operator.index(axis) for axis in axes)
+        given = tuple(operator.index(axis) for axis in axes if not is_bool(axis))
     except TypeError:
+        given = None
+    if given is None or len(given) < len(axes):
         raise TypeError(
             f"{name}: expected axes as integers, got {axes!r}; write for example {name}=(1, 2)"
-        ) from None
+        )
     for axis in given:
         if not -ndim <= axis < ndim:
             raise ValueError(
                 f"{name}: expected an axis in [{-ndim}, {ndim}) for an array of rank {ndim}, "
-                f"got {axis}; name an axis that x has"
+                f"got {axis}; name an axis that x has{_keys.order_hint(ndim)}"
             )
     resolved = tuple(axis % ndim for axis in given)
     if len(set(resolved)) < len(resolved):

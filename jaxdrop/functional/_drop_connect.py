@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, check_flag, draws
 from jaxdrop.functional._dropout import dropout
-from jaxdrop.masks import _keys, _rate
+from jaxdrop.masks import _keys, _mask, _rate
 
 Where = Callable[[tuple, Any], bool] | None
 
@@ -40,7 +39,7 @@ def drop_connect(
         where: ``where(path, leaf)`` says whether a leaf is dropped from; a path is a tuple of the
             names and numbers that lead to the leaf, such as ``("Dense_0", "kernel")``; in an nnx
             state it ends in ``"value"``. None chooses every floating or complex leaf, biases among
-            them.
+            them, but not one whose dtype lacks 0 (the scales of float8_e8m0fnu).
 
     Returns:
         Pytree with the structure, shapes and dtypes of ``params``; leaves that are not chosen are
@@ -65,28 +64,27 @@ def drop_connect(
         Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4; rescaled in
         training, as dropout.
     """
+    _keys.refuse_keys(params=params, rate=rate)
     rate, flag = _rate.check_rate(rate), check_flag(deterministic)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     chosen = _chosen([(names_of(path), leaf) for path, leaf in leaves], where)
-    if flag is True or (isinstance(rate, float) and rate == 0.0):
-        return params
     keys = [None] * len(leaves)
     if draws(rate, flag):
         _keys.check_key(key)
         keys = jax.random.split(_keys.typed(key), len(leaves))  # pyright: ignore
-    return structure.unflatten(
+    dropped = [
         dropout(keys[i], leaf, rate, deterministic=flag) if chosen[i] else leaf
         for i, (_, leaf) in enumerate(leaves)
-    )
+    ]
+    same = all(new is leaf for new, (_, leaf) in zip(dropped, leaves))
+    return params if same else structure.unflatten(dropped)
 
 
 def _chosen(leaves, where):
     """For each leaf, whether it is dropped from."""
     if where is not None:
         _check_where(where)
-    floating = [
-        hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) for _, leaf in leaves
-    ]
+    floating = [hasattr(leaf, "dtype") and _mask.is_droppable(leaf.dtype) for _, leaf in leaves]
     chosen = floating if where is None else [bool(where(*named)) for named in leaves]
     if not any(chosen):
         raise ValueError(
@@ -100,7 +98,7 @@ def _chosen(leaves, where):
     ]
     if wrong:
         raise TypeError(
-            f"where: expected a choice of floating or complex arrays, got {wrong}; "
+            f"where: expected a choice of floating or complex arrays that hold 0, got {wrong}; "
             "leave these paths out"
         )
     return chosen

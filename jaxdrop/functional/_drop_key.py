@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, Rule, drop
-from jaxdrop.masks import _layout, _mask, _sharding
+from jaxdrop.masks import _keys, _layout, _mask, _sharding
 
 
 def drop_key(
@@ -67,7 +67,7 @@ def drop_key(
     if x.ndim < 2:
         raise ValueError(
             f"x: expected logits of shape (..., Q, K), got {x.shape}; "
-            "for a single query write x[None]"
+            f"for a single query write x[None]{_keys.order_hint(x.ndim)}"
         )
     return drop(key, x, rate, x.shape, deterministic=deterministic, rule=_LOGITS)
 

@@ -4,7 +4,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, drop
-from jaxdrop.masks import _mask
+from jaxdrop.masks import _keys, _mask
 
 
 def embedding_dropout(
@@ -44,6 +44,6 @@ def embedding_dropout(
     if x.ndim != 2:
         raise ValueError(
             f"x: expected an embedding table of shape (V, D), got shape {x.shape}; "
-            "drop from the table before words are looked up"
+            f"drop from the table before words are looked up{_keys.order_hint(x.ndim)}"
         )
     return drop(key, x, rate, (x.shape[0], 1), deterministic=deterministic)

@@ -53,9 +53,8 @@ def gaussian_dropout(
         2014, section 10.
     """
     x = _mask.check_array(x)
-    rate = _rate.check_rate(rate)
     shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
-    _mask.check_broadcast(rate, shape, of="noise")
+    rate = _rate.check_rate(rate, shape, "noise")
     flag = check_flag(deterministic)
     if not draws(rate, flag):
         return x if flag is True or rate == 0.0 else jnp.zeros_like(x)

@@ -61,9 +61,9 @@ def gaussian_noise(
             "add noise to x.real and x.imag, each with a key of its own"
         )
     ends, remedy = (0.0, np.finfo(np.float64).max), "a variance v is the stddev v ** 0.5"
-    stddev = _rate.check_real(stddev, "stddev", ends, "[0, inf)", "standard deviations", remedy)
     shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
-    _mask.check_broadcast(stddev, shape, "stddev", "noise")
+    meaning = "standard deviations"
+    stddev = _rate.check_real(stddev, "stddev", ends, "[0, inf)", meaning, remedy, shape, "noise")
     flag = check_flag(deterministic)
     if equal_rate(stddev) == 0:
         return x

@@ -57,17 +57,20 @@ def layer_drop(
         Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section
         3.2.
     """
-    call = lambda block: block(x)  # noqa: E731
+    _keys.refuse_keys(block=block, rate=rate)
+    _keys.refuse_key(x, "x", "what follows the key", legacy=False)
+    call = lambda block, x: block(x)  # noqa: E731
     return run_or_skip(key, block, x, rate, deterministic, rescale, call=call, either=either)
 
 
 def run_or_skip(key, block, x, rate, deterministic, rescale, *, call, either):
-    """`layer_drop` of what ``call(block)`` computes, by `either` or a form of it for modules."""
+    """`layer_drop` of what ``call(block, x)`` computes, by `either` or a form of it for modules."""
     if not callable(block):
         raise TypeError(
             f"block: expected a function of x, got {type(block).__name__}; "
             "give what computes the layer, not its output"
         )
+    x = jax.tree.map(jnp.asarray, x)
     rate, flag = _rate.check_rate(rate), check_flag(deterministic)
     if getattr(rate, "ndim", 0):
         raise ValueError(
@@ -76,15 +79,15 @@ def run_or_skip(key, block, x, rate, deterministic, rescale, *, call, either):
         )
     if not draws(rate, flag):
         runs = flag is True or rate == 0.0
-        return _checked(call(block), x) if runs else x
+        return _checked(call(block, x), x) if runs else x
     _keys.check_key(key)
     keep, keep_prob = _decide(key, rate, None if flag is False else flag)
 
     def run(block):
-        y = _checked(call(block), x)
+        y = _checked(call(block, x), x)
         return jax.tree.map(lambda x, y: _rescaled(x, y, keep_prob), x, y) if rescale else y
 
-    return either(keep, run, lambda block: jax.tree.map(jnp.asarray, x), block)
+    return either(keep, run, lambda block: x, block)
 
 
 @jax.jit
@@ -102,7 +105,9 @@ def _rescaled(x, y, keep_prob):
 
 def _checked(y, x):
     """The output of a block, refused if a block that is skipped gives another kind."""
-    came, expected = (jax.tree.map(jax.typeof, tree) for tree in (y, x))
+    # Whether a type is weak does not matter: it is not, once a random decision was taken.
+    kind = lambda leaf: jax.typeof(leaf).strip_weak_type()  # noqa: E731
+    came, expected = (jax.tree.map(kind, tree) for tree in (y, x))
     if came != expected:
         raise ValueError(
             f"block: expected an output like x, {expected}, since a block that is skipped gives x, "

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import check_count
-from jaxdrop.masks import _keys, _mask
+from jaxdrop.masks import _keys, _mask, _rate
 
 
 def r_drop_loss(
@@ -25,16 +27,18 @@ def r_drop_loss(
     Args:
         first_logits: logits of one pass, a floating array of shape ``(..., C)``.
         second_logits: logits of another one with another key, of the same shape and dtype.
-        labels: integer array of shape ``(...)``, the classes, in [0, C).
-        weight: factor of the divergence, 1 to 5 in the paper; may be traced.
+        labels: integer array of shape ``(...)``, the classes, in [0, C); leave out examples without
+            a label. One outside that is traced gives NaN, in the gradient too.
+        weight: factor of the divergence, a real scalar, 1 to 5 in the paper; may be traced.
 
     Returns:
         Scalar in nats, float32, or float64 for such logits.
 
     Raises:
-        TypeError: the logits are no floating arrays or differ in dtype, or ``labels`` is no integer
-            array.
-        ValueError: the shapes do not go together.
+        TypeError: the logits are no floating arrays or differ in dtype, ``labels`` is no integer
+            array, or ``weight`` no real number.
+        ValueError: the shapes do not go together, there is no example or one class alone, a label
+            is no class, or ``weight`` is not finite.
 
     Example:
         >>> features, labels = jnp.ones((3, 8)), jnp.array([0, 1, 2])
@@ -47,19 +51,13 @@ def r_drop_loss(
         Wu et al., "R-Drop: regularized dropout for neural networks", 2021, eq. 2 to 4.
     """
     first, second = _check_logits(first_logits, second_logits)
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"labels: expected an integer array of classes, got dtype {labels.dtype}; "
-            "for one-hot labels write labels.argmax(-1)"
-        )
-    if labels.shape != first.shape[:-1]:
-        raise ValueError(
-            f"labels: expected the shape of the logits without their last axis, "
-            f"{first.shape[:-1]}, got {labels.shape}; pass one class for each example"
-        )
+    labels = _check_labels(labels, first.shape)
+    weight = _rate.check_finite(weight, "weight", "a factor", "the paper has 1 to 5", (), "loss")
     log_p, log_q = (jax.nn.log_softmax(logits, axis=-1) for logits in (first, second))
-    picked = jnp.take_along_axis(log_p + log_q, labels[..., None], axis=-1)
+    is_class = (labels >= 0) & (labels < first.shape[-1])
+    places = jnp.where(is_class, labels, jnp.zeros_like(labels))[..., None]
+    picked = jnp.take_along_axis(log_p + log_q, places, axis=-1)[..., 0]
+    picked = picked * jnp.where(is_class, 1, jnp.nan).astype(picked.dtype)  # the gradient too
     # Both divergences at once; a class that both rule out adds nothing to value and gradient.
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     ratio = jnp.where(p == q, jnp.zeros_like(p), log_p - log_q)
@@ -101,6 +99,11 @@ def multi_sample_loss(
     References:
         Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019.
     """
+    if not callable(loss):
+        raise TypeError(
+            f"loss: expected a function of a key and what follows it, got {type(loss).__name__}; "
+            "write multi_sample_loss(loss, key, *args)"
+        )
     _keys.check_key(key)
     count = check_count(num_samples, "num_samples", 4)
     key = _keys.typed(key)
@@ -125,5 +128,34 @@ def _check_logits(first, second):
             f"second_logits: expected the shape of first_logits, (..., C), got {second.shape} "
             f"beside {first.shape}; take both from the same examples"
         )
+    if first.shape[-1] < 2 or not first.size:
+        raise ValueError(
+            f"first_logits: expected one example or more, of two classes or more, got shape "
+            f"{first.shape}; a single logit z is the pair jnp.stack([jnp.zeros_like(z), z], -1)"
+        )
     wide = _mask.wide_dtype(first)
     return first.astype(wide), second.astype(wide)
+
+
+def _check_labels(labels, logits_shape):
+    """The labels as an array of int32 or wider; those that are known are classes."""
+    *rows, classes = logits_shape
+    found = _mask.as_array(labels, "labels")
+    if not jnp.issubdtype(found.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected an integer array of classes, got dtype {found.dtype}; "
+            "for one-hot labels write labels.argmax(-1)"
+        )
+    if found.shape != tuple(rows):
+        raise ValueError(
+            f"labels: expected the shape of the logits without their last axis, "
+            f"{tuple(rows)}, got {found.shape}; pass one class for each example"
+        )
+    if not any(isinstance(part, Tracer) for part in jax.tree.leaves(labels)):
+        known = np.asarray(labels)  # as given: what int32 does not hold, JAX wraps
+        if known.min() < 0 or known.max() >= classes:
+            raise ValueError(
+                f"labels: expected classes in [0, {classes}), got values from {known.min()} to "
+                f"{known.max()}; count classes from 0 and leave out examples without a label"
+            )
+    return found if found.dtype.itemsize >= 4 else found.astype(jnp.int32)

@@ -70,14 +70,15 @@ def subset_residual(
         section 5, efficient stochastic depth; Huang et al., "Deep networks with stochastic depth",
         2016, eq. 2.
     """
+    _keys.refuse_keys(branch=branch, x=x, rate=rate)
     if not callable(branch):
         raise TypeError(
             f"branch: expected a function of examples, got {type(branch).__name__}; "
             "give what computes the branch, not its output: for that there is drop_path"
         )
     call = lambda branch, *arrays: branch(*arrays)  # noqa: E731
-    arrays = _mask.check_array(x), *extra
-    split = plan(arrays, rate, batch_axis, num_groups, deterministic)
+    arrays = x, *extra
+    arrays, split = plan(arrays, rate, batch_axis, num_groups, deterministic)
     return add_branch(key, branch, arrays, split, deterministic, call=call, either=either)
 
 
@@ -97,10 +98,11 @@ class Split(NamedTuple):
     num_kept: int
 
 
-def plan(arrays, rate, batch_axis, num_groups, deterministic) -> Split:
-    """The `Split` of x and what goes with it, all of them checked; one group where none draws."""
+def plan(arrays, rate, batch_axis, num_groups, deterministic) -> tuple[tuple, Split]:
+    """x and what goes with it as arrays, and their `Split`; one group where none draws."""
     share = 1 - _rate.check_static_rate(rate, "the number of examples that are kept", _WAY_OUT)
     x, *extra = arrays
+    x = _mask.check_array(x)
     (axis,) = check_axes((batch_axis,), x.ndim, "batch_axis")
     for number, array in enumerate(extra):
         shape = getattr(array, "shape", ())
@@ -117,7 +119,8 @@ def plan(arrays, rate, batch_axis, num_groups, deterministic) -> Split:
             f"num_groups: expected a divisor of the batch of {x.shape[axis]}, got {groups}; "
             "take one that divides it, such as 1"
         )
-    return Split(axis, groups, size, max(1, round(size * share)) if share and size else 0)
+    num_kept = max(1, round(size * share)) if share and size else 0
+    return (x, *map(jnp.asarray, extra)), Split(axis, groups, size, num_kept)
 
 
 _WAY_OUT = (
@@ -166,11 +169,7 @@ def _checked(y, x):
             f"branch: expected an output of the shape of its input, {x.shape}, got {y.shape}; "
             "project it back to the features of x"
         )
-    if jnp.iscomplexobj(y) and not jnp.iscomplexobj(x):
-        raise TypeError(
-            f"branch: expected a real output for x of dtype {x.dtype}, got {y.dtype}; cast x first"
-        )
-    return y
+    return _mask.refuse_complex(y, x.dtype, "branch", "a real output")
 
 
 @functools.partial(jax.jit, static_argnames="split")

@@ -77,6 +77,7 @@ def thinned_mlp(
         Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
         2014, section 4: sampling a thinned network; here by choosing its size.
     """
+    _keys.refuse_keys(x=x, layers=layers, rate=rate)
     share = _rate.check_static_rate(rate, _HIDDEN, _TRACED)
     flag = check_flag(deterministic)
     x = _mask.check_array(x)
@@ -108,18 +109,18 @@ def _in_groups(groups, function, x, layers):
     """``function(x, layers)`` for each part of the batch, with the layers of its group."""
     if groups == 1:
         return function(x, jax.tree.map(lambda leaf: leaf[0], layers))
-    y = jax.vmap(function)(x.reshape(groups, -1, *x.shape[1:]), layers)
-    return y.reshape(-1, *y.shape[2:])
+    y = jax.vmap(function)(x.reshape(groups, x.shape[0] // groups, *x.shape[1:]), layers)
+    return y.reshape(*x.shape[:1], *y.shape[2:])
 
 
 def _mlp(x, layers, activation, scales):
     for layer, scale in zip(layers, scales):
         first, *second = [_affine(x, dense) for dense in _branches(layer)]
-        hidden = activation(first)
+        hidden = _mask.refuse_complex(activation(first), x.dtype, "activation", "a real output")
         hidden = hidden * second[0] if second else hidden
-        x = hidden
         if scale != 1:  # in float32, rounded once
-            x = (hidden.astype(_mask.wide_dtype(hidden)) * scale).astype(hidden.dtype)
+            hidden = hidden.astype(_mask.wide_dtype(hidden)) * scale
+        x = hidden.astype(x.dtype)
     return _affine(x, layers[-1])
 
 
@@ -174,6 +175,19 @@ def _taken(dense, before, own):
 # Checks.
 
 
+def cast(x, dtype):
+    """The inputs of a block in the dtype that it computes in, or in their own if that is None."""
+    x = _mask.check_array(x, "inputs")
+    if dtype is None:
+        return x
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"inputs: expected real numbers for a layer that computes in {jnp.dtype(dtype)}, got "
+            f"dtype {x.dtype}; give the layer dtype={x.dtype}, or None"
+        )
+    return x.astype(dtype)
+
+
 def _branches(layer):
     return (layer,) if isinstance(layer, Mapping) else layer
 
@@ -202,7 +216,8 @@ def _check_layers(layers, x):
                 f"layers[{number}]: expected one layer, or for a gated hidden one a pair of gate "
                 f"and value, got {len(layer)}"
             )
-        parts = tuple(_check_dense(dense, number, width) for dense in (layer if pair else (layer,)))
+        parts = layer if pair else (layer,)
+        parts = tuple(_check_dense(dense, number, width, x.dtype) for dense in parts)
         shapes = {part["kernel"].shape for part in parts}
         if len(shapes) > 1:
             raise ValueError(
@@ -214,27 +229,29 @@ def _check_layers(layers, x):
     return checked
 
 
-def _check_dense(dense, number, width):
-    if not isinstance(dense, Mapping) or "kernel" not in dense:
+def _check_dense(dense, number, width, dtype):
+    if not isinstance(dense, Mapping) or dense.get("kernel") is None:
         raise TypeError(
             f'layers[{number}]: expected a mapping with "kernel" and perhaps "bias", as Flax '
             f"keeps the parameters of Dense, got {_described(dense)}"
         )
-    kernel, bias = jnp.asarray(dense["kernel"]), dense.get("bias")
+    arrays = {name: dense[name] for name in ("kernel", "bias") if dense.get(name) is not None}
+    for name, array in arrays.items():
+        where = f"layers[{number}] {name}"
+        array = _mask.as_array(array, where)
+        arrays[name] = _mask.refuse_complex(array, dtype, where, "real weights")
+    kernel, bias = arrays["kernel"], arrays.get("bias")
     if kernel.ndim != 2 or kernel.shape[0] != width:
         raise ValueError(
             f"layers[{number}]: expected a kernel of shape ({width}, units), since {width} "
             f"features come in, got {kernel.shape}"
         )
-    if bias is None:
-        return {"kernel": kernel}
-    bias = jnp.asarray(bias)
-    if bias.shape != kernel.shape[1:]:
+    if bias is not None and bias.shape != kernel.shape[1:]:
         raise ValueError(
             f"layers[{number}]: expected a bias of shape {kernel.shape[1:]} beside a kernel of "
             f"shape {kernel.shape}, got {bias.shape}"
         )
-    return {"kernel": kernel, "bias": bias}
+    return arrays
 
 
 def _described(thing):

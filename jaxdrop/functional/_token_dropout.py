@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_flag, draws
+from jaxdrop.functional._drop import Flag, Key, check_flag, draws, is_bool
 from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
 
 
@@ -79,7 +79,7 @@ def token_dropout(
     if x.ndim != 3:
         raise ValueError(
             f"x: expected an array of shape (B, L, D), got {x.shape}; "
-            "merge axes, or add one of size 1, with x.reshape"
+            f"merge axes, or add one of size 1, with x.reshape{_keys.order_hint(x.ndim)}"
         )
     share, flag = _check_static(rate, deterministic)
     prefix = _check_prefix(num_prefix_tokens, x.shape[1])
@@ -152,7 +152,7 @@ def _check_static(rate, deterministic) -> tuple[float, bool]:
 
 def _check_prefix(num_prefix_tokens, length):
     try:
-        prefix = operator.index(num_prefix_tokens)
+        prefix = operator.index("" if is_bool(num_prefix_tokens) else num_prefix_tokens)
     except TypeError:
         raise TypeError(
             f"num_prefix_tokens: expected an integer, got {num_prefix_tokens!r}; "

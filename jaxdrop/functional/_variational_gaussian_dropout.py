@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key
@@ -51,8 +50,7 @@ def variational_gaussian_dropout(
         2015, section 3.1.
     """
     x = _mask.check_array(x)
-    log_alpha = _check_log_alpha(log_alpha)
-    _mask.check_broadcast(log_alpha, x.shape, "log_alpha", "noise")
+    log_alpha = _check_log_alpha(log_alpha, x.shape)
     return perturb(
         key, x, (log_alpha,), x.shape, deterministic=deterministic, draw=_noise.normal, apply=_apply
     )
@@ -84,8 +82,7 @@ def variational_gaussian_kl(log_alpha: ArrayLike) -> jax.Array:
         Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017,
         eq. 14.
     """
-    log_alpha = jnp.asarray(_check_log_alpha(log_alpha))
-    log_alpha = log_alpha.astype(jnp.promote_types(log_alpha.dtype, jnp.float32))
+    log_alpha = _mask.widened(_check_log_alpha(log_alpha))
     # k1 - k1 sigmoid(a) is k1 sigmoid(-a), without cancellation.
     kept = 0.63576 * jax.nn.sigmoid(-1.87320 - 1.48695 * log_alpha)
     return jnp.sum(kept + 0.5 * jax.nn.softplus(-log_alpha))
@@ -128,16 +125,15 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
     References:
         Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
     """
-    pruned = jnp.asarray(_check_log_alpha(log_alpha)) > threshold
+    threshold = _rate.check_finite(threshold, "threshold", "a logarithm", "the paper has 3.0", ())
+    log_alpha = _mask.widened(_check_log_alpha(log_alpha))
+    pruned = log_alpha > jnp.asarray(threshold, log_alpha.dtype)
     return Pruned(pruned, jnp.mean(pruned, dtype=jnp.float32))
 
 
-def _check_log_alpha(log_alpha):
-    ends, remedy = np.finfo(np.float64), "a variance alpha is the log_alpha jnp.log(alpha)"
-    meaning = "logarithms of variances"
-    return _rate.check_real(
-        log_alpha, "log_alpha", (ends.min, ends.max), "(-inf, inf)", meaning, remedy
-    )
+def _check_log_alpha(log_alpha, shape=None):
+    meaning, remedy = "logarithms of variances", "a variance alpha is the log_alpha jnp.log(alpha)"
+    return _rate.check_finite(log_alpha, "log_alpha", meaning, remedy, shape, "noise")
 
 
 def _apply(noise, x, log_alpha):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, Rule, drop
-from jaxdrop.masks import _mask
+from jaxdrop.masks import _keys, _mask
 
 
 def word_dropout(
@@ -32,7 +32,8 @@ def word_dropout(
             broadcasts to the shape of ``x``. A traced rate outside [0, 1] drops nothing: integers
             hold no NaN.
         deterministic: if true, returns ``x``; may be traced.
-        unknown_id: what a dropped token becomes, an integer that the dtype of ``x`` holds.
+        unknown_id: what a dropped token becomes, an integer that the dtype of ``x`` holds. A
+            negative one is no row of a table: looked up, JAX counts it from the end.
 
     Returns:
         Array with the shape and dtype of ``x``.
@@ -68,12 +69,11 @@ _REPLACED = Rule(
 
 def _check_tokens(x: Any) -> jax.Array:
     """``x`` as an array, refused if its dtype is not an integer one."""
-    if not hasattr(x, "dtype"):
-        x = jnp.asarray(x)
+    x = _mask.as_array(x, "x")
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
-            f"x: expected an integer array of token ids, got dtype {x.dtype}; "
-            "drop words before they are embedded, or use dropout on the embeddings"
+            f"x: expected an integer array of token ids, got dtype {x.dtype}; drop words before "
+            f"they are embedded, or use dropout on the embeddings{_keys.order_hint(x.ndim)}"
         )
     return x
 

@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._drop import Flag, Key, Rule, check_flag, drop
-from jaxdrop.masks import _mask, _rate
+from jaxdrop.masks import _keys, _mask, _rate
 
 
 def zoneout(
@@ -54,6 +54,7 @@ def zoneout(
         Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
         2017, eq. 2; the mean at test time, section 3.
     """
+    _keys.refuse_keys(h_old=h_old, h_new=h_new, rate=rate)
     h_old, h_new = _mask.check_array(h_old, "h_old"), _mask.check_array(h_new, "h_new")
     if h_old.dtype != h_new.dtype:
         raise TypeError(
@@ -65,8 +66,7 @@ def zoneout(
             f"h_new: expected the shape of h_old, {h_old.shape}, got {h_new.shape}; "
             "pass the states before and after one step"
         )
-    rate, flag = _rate.check_rate(rate), check_flag(deterministic)
-    _mask.check_broadcast(rate, h_new.shape)
+    rate, flag = _rate.check_rate(rate, h_new.shape), check_flag(deterministic)
     if isinstance(rate, float) and rate in (0.0, 1.0):
         return h_old if rate else h_new  # the mean too, whatever the flag
     if flag is True:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional import _layer_drop, _subset_residual
+from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
 from jaxdrop.linen._base import Dropper, Wrapper, either
 
 
@@ -46,12 +46,13 @@ class LayerDrop(Wrapper):
     rng_collection: str = "dropout"
 
     def drop(self, key, args, kwargs, deterministic):
-        def call(block):
-            return block(*args, **kwargs)
+        x, *others = args
 
-        x, rate = args[0], self.rate
+        def call(block, x):
+            return block(x, *others, **kwargs)
+
         return _layer_drop.run_or_skip(
-            key, self.block, x, rate, deterministic, self.rescale, call=call, either=either
+            key, self.block, x, self.rate, deterministic, self.rescale, call=call, either=either
         )
 
 
@@ -96,7 +97,7 @@ class SubsetResidual(Wrapper):
         def call(branch, *arrays):
             return branch(*arrays, **kwargs)
 
-        split = _subset_residual.plan(
+        args, split = _subset_residual.plan(
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
         return _subset_residual.add_branch(
@@ -157,7 +158,7 @@ class ThinnedMLP(Dropper):
     def drop(self, key, inputs, deterministic):
         hidden = self.hidden_features
         hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-        inputs = jnp.asarray(inputs, self.dtype)
+        inputs = _thinned_mlp.cast(inputs, self.dtype)
         layers, number, width = [], 0, inputs.shape[-1]
         for own in (*hidden, self.features):
             count = 2 if self.gated and len(layers) < len(hidden) else 1

@@ -266,6 +266,11 @@ def _limit_words(limit, everything, count, layout):
 
 def iotas(shape, sharding):
     """The place of each element of an array of ``shape`` along each of its axes."""
+    if 0 not in shape and any(is_known(size) and size > 1 << 32 for size in shape):
+        raise ValueError(
+            f"shape: expected at most 2**32 words or numbers to draw along an axis, got {shape}; "
+            "spread the entries over several axes with x.reshape"
+        )
     axes = range(len(shape))
     return [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
 
@@ -312,6 +317,10 @@ def word_numbers(shape, positions):
         step = low + position * np.uint32(stride & 0xFFFFFFFF)
         if not is_known(size) or stride * size > 1 << 32:
             high = high + wide_product(position, np.uint32(stride & 0xFFFFFFFF))[0]
-            high = high + position * np.uint32(stride >> 32) + (step < low).astype(jnp.uint32)
+            high = (
+                high
+                + position * np.uint32(stride >> 32 & 0xFFFFFFFF)
+                + (step < low).astype(jnp.uint32)
+            )
         low, stride = step, stride * size
     return low, high

@@ -3,20 +3,24 @@
 import functools
 import hashlib
 import json
+import reprlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 _REMEDY = "write jax.random.key(0), or take a fresh one from jax.random.split(key)"
+_ORDER = "the key comes first, then the array, then the rate: dropout(key, x, 0.5)"
 
 
 def check_key(key, name="key"):
     """Raises unless ``key`` is a single PRNG key, typed or legacy."""
     dtype = getattr(key, "dtype", None)
     if dtype is None or not hasattr(key, "ndim"):
+        order = "" if key is None or isinstance(key, int) else f"; {_ORDER}"
         raise TypeError(
-            f"{name}: expected one PRNG key, got {key!r} of type {type(key).__name__}; {_REMEDY}"
+            f"{name}: expected one PRNG key, got {reprlib.repr(key)} of type "
+            f"{type(key).__name__}; {_REMEDY}{order}"
         )
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         batch = key.shape
@@ -25,7 +29,7 @@ def check_key(key, name="key"):
     else:
         raise TypeError(
             f"{name}: expected one PRNG key, got an array of dtype {dtype} and shape {key.shape}; "
-            f"{_REMEDY}"
+            f"{_REMEDY}; {_ORDER}"
         )
     if batch:
         raise ValueError(
@@ -37,6 +41,34 @@ def check_key(key, name="key"):
 def is_legacy(x):
     """Whether an array has the dtype and the last axis of legacy keys."""
     return x.dtype == jnp.uint32 and x.ndim >= 1 and x.shape[-1:] == _default_shape()
+
+
+def refuse_key(value, name, expected, *, legacy=True):
+    """Raises for a PRNG key where something else is expected: arguments in another order.
+
+    Args:
+        value: what came.
+        name: of the argument.
+        expected: what should have come.
+        legacy: whether uint32 words of that shape can only be a key.
+    """
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return
+    legacy = legacy and is_legacy(value)
+    if legacy or jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(f"{name}: expected {expected}, got a PRNG key; {_ORDER}")
+
+
+def refuse_keys(**following):
+    """`refuse_key` of several arguments, by name, before any of them is looked at otherwise."""
+    for name, value in following.items():
+        refuse_key(value, name, "what follows the key")
+
+
+def order_hint(rank):
+    """What to add to the refusal of an array of this rank: without axes it may be the rate."""
+    return "" if rank else f"; {_ORDER}"
 
 
 def typed(key):

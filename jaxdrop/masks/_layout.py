@@ -96,10 +96,18 @@ def _unpack_by_index(words, layout):
     else:
         # Gathering with a constant index never communicates, however the mask is sharded;
         # padding and slicing does, when the packed axis is split over devices.
-        index = (slice(None),) * axis + (lax.iota(jnp.int32, size) // np.int32(WORD),)
+        index = (slice(None),) * axis + (_word_of_each(size),)
         words = words.at[index].get(mode="promise_in_bounds", indices_are_sorted=True)
         bits = words & _lanes(size, layout, axis)
     return lax.reshape(bits != np.uint32(0), layout.shape, out_sharding=whole)
+
+
+def _word_of_each(size):
+    """The number of the word of each of ``size`` entries of a run, int32."""
+    if not is_known(size) or size <= 1 << 31:
+        return lax.iota(jnp.int32, size) // np.int32(WORD)
+    shape = (-(-size // WORD), WORD)  # so many entries an int32 does not count
+    return lax.broadcasted_iota(jnp.int32, shape, 0).reshape(math.prod(shape))[:size]
 
 
 def _reshapes(layout):

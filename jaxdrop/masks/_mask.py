@@ -19,12 +19,16 @@ from jaxdrop.masks._layout import layout_of, unpack
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mask:
     """Which entries survive, one bit an entry, and with what probability.
 
     A pytree: it passes through ``jit``, ``vmap``, ``scan`` and checkpoints of models. Made by
-    `sample`.
+    `sample`. Two masks are equal if the same entries survive with the same probability.
+
+    Masks that are stacked, by ``vmap`` over keys or by ``scan``, are a batch, whose ``shape`` is
+    that of each: apply them inside ``jax.vmap``, or take one of them out with
+    ``jax.tree.map(lambda leaf: leaf[0], masks)``.
 
     Attributes:
         words: packed bits, uint32; bit 1 means that the entry survives.
@@ -45,7 +49,13 @@ class Mask:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def unpack(self) -> jax.Array:
-        """Booleans of ``shape``, True where an entry survives."""
+        """Booleans of ``shape``, True where an entry survives.
+
+        Raises:
+            TypeError: ``words`` or ``keep_prob`` are of another dtype than that of a mask.
+            ValueError: they are of another shape: a batch of masks, or parts of one.
+        """
+        _check_leaves(self)
         return _unpack(self.words, shape=self.shape)
 
     def apply(self, x: ArrayLike) -> jax.Array:
@@ -61,22 +71,42 @@ class Mask:
             Array with the shape and dtype of ``x``.
 
         Raises:
-            TypeError: ``x`` is of an integer or boolean dtype.
-            ValueError: the mask does not broadcast to the shape of ``x``.
+            TypeError: ``x`` is of an integer or boolean dtype, or as `unpack`.
+            ValueError: the mask does not broadcast to the shape of ``x``, or as `unpack`.
         """
         x = check_array(x)
-        if not broadcasts(self.shape, x.shape):
+        _check_leaves(self)
+        if not _rate.broadcasts(self.shape, x.shape):
             raise ValueError(
                 f"x: expected a shape that the mask's {self.shape} broadcasts to, got {x.shape}; "
                 "draw the mask with the shape of x, with 1 for axes that share a decision"
             )
         return _apply(self, x)
 
+    def __eq__(self, other):
+        if not isinstance(other, Mask):
+            return NotImplemented
+        if self.shape != other.shape:
+            return False
+        pairs = (self.unpack(), other.unpack()), (self.keep_prob, other.keep_prob)
+        if any(isinstance(leaf, Tracer) for pair in pairs for leaf in pair):
+            raise TypeError(
+                "==: expected masks whose bits are known, got traced ones; "
+                "write (a.unpack() == b.unpack()).all()"
+            )
+        return all(np.array_equal(*pair) for pair in pairs)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
     def __repr__(self):
-        kept = "traced"
-        if not isinstance(self.keep_prob, Tracer):
-            kept = f"{np.mean(self.keep_prob):.6g}"
-        return f"Mask(shape={self.shape}, keep_prob={kept})"
+        kept, words = self.keep_prob, np.shape(self.words)
+        if isinstance(kept, Tracer):
+            kept = "traced"
+        elif isinstance(kept, jax.Array | np.ndarray | np.generic | float):
+            kept = f"{np.mean(kept):.6g}"
+        fits = words == layout_of(self.shape).words_shape
+        batch = "" if fits else f", words of shape {words}"
+        return f"Mask(shape={self.shape}, keep_prob={kept}{batch})"
 
 
 def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
@@ -112,15 +142,14 @@ def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
         2014, section 4.
     """
     _keys.check_key(key)
-    rate = _rate.check_rate(rate)
     try:
         sizes = tuple(map(_as_size, shape))
     except TypeError:
         raise TypeError(
-            f"shape: expected a tuple of non-negative integers, got {shape!r}; "
-            "write for example (8, 128), or x.shape"
+            f"shape: expected a tuple of non-negative integers, got {shape!r}; write for example "
+            "sample(key, 0.5, (8, 128)), or sample(key, 0.5, x.shape)"
         ) from None
-    check_broadcast(rate, sizes)
+    rate = _rate.check_rate(rate, sizes)
     if isinstance(rate, float):
         return _sample(key, None, rate=rate, shape=sizes)
     return _sample(key, rate, rate=None, shape=sizes)
@@ -169,32 +198,63 @@ def poison(mask: Mask, x):
 
 
 def check_array(x: Any, name: str = "x") -> jax.Array:
-    """``x`` as an array, refused if its dtype is not floating or complex."""
-    if not hasattr(x, "dtype"):
-        x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
+    """``x`` as a jax array, refused if its dtype is not floating or complex, or lacks 0."""
+    _keys.refuse_key(x, name, "a floating or complex array")
+    array = as_array(x, name)
+    if not is_droppable(array.dtype):
+        lacks = " of a dtype that holds 0" if jnp.issubdtype(array.dtype, jnp.inexact) else ""
         raise TypeError(
-            f"{name}: expected a floating or complex array, got dtype {x.dtype}; "
+            f"{name}: expected a floating or complex array{lacks}, got dtype "
+            f"{getattr(x, 'dtype', array.dtype)}; "
             f"cast it first, for example {name}.astype(jnp.float32)"
+        )
+    return array
+
+
+def as_array(x: Any, name: str) -> jax.Array:
+    """``x`` as the jax array that JAX makes of it: float64 is float32 there unless x64 is on."""
+    _keys.refuse_key(x, name, "an array", legacy=False)
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"{name}: expected an array, got {type(x).__name__}; give numbers of one shape and "
+            "dtype, and map over a pytree with jax.tree.map"
+        ) from None
+
+
+def refuse_complex(x, dtype, name, expected):
+    """``x``, refused if it is complex where a cast to ``dtype`` would lose the imaginary part."""
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name}: expected {expected} for x of dtype {dtype}, got dtype {x.dtype}; "
+            f"cast x first, for example x.astype(jnp.{x.dtype})"
         )
     return x
 
 
-def check_broadcast(rate, shape, name="rate", of="mask"):
-    """Raises unless an array of rates broadcasts to the mask shape."""
-    if isinstance(rate, float):
-        return
-    if not broadcasts(rate.shape, shape):
+def is_droppable(dtype):
+    """Whether entries of a dtype can become 0 and be rescaled: float8_e8m0fnu has powers of 2."""
+    return jnp.issubdtype(dtype, jnp.inexact) and not np.zeros((), dtype)
+
+
+def _check_leaves(mask):
+    """Raises unless words and keep probability are those of one mask."""
+    words, kept = mask.words, mask.keep_prob
+    expected, found = layout_of(mask.shape).words_shape, np.shape(words)
+    if found != expected or not _rate.broadcasts(np.shape(kept), mask.shape):
         raise ValueError(
-            f"{name}: expected a scalar or a shape that broadcasts to the {of}'s {shape}, "
-            f"got {rate.shape}; entries that share a decision share its {name}"
+            f"mask: expected words of shape {expected} and a keep_prob that broadcasts to the "
+            f"mask's {mask.shape}, got shapes {found} and {np.shape(kept)}; apply a batch of "
+            "masks inside jax.vmap, or take one with jax.tree.map(lambda leaf: leaf[0], masks)"
         )
-
-
-def broadcasts(shape, target):
-    """Whether an array of ``shape`` broadcasts to the shape ``target``, which may be symbolic."""
-    aligned = target[len(target) - len(shape) :] if len(shape) <= len(target) else ()
-    return len(aligned) == len(shape) and all(a in (1, b) for a, b in zip(shape, aligned))
+    if words.dtype != jnp.uint32 or jnp.finfo(jnp.result_type(kept)).bits < 32:
+        raise TypeError(
+            f"mask: expected words in uint32 and a keep_prob in float32, got {words.dtype} and "
+            f"{jnp.result_type(kept)}; leave masks out where leaves are cast"
+        )
 
 
 def _as_size(size):
@@ -271,6 +331,12 @@ def _leading(values, x):
 def wide_dtype(x):
     """The dtype to compute in before rounding once to that of ``x``: float32 or wider."""
     return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+
+
+def widened(value):
+    """A real number, or an array of them, as an array of float32 or wider."""
+    x = jnp.asarray(value)
+    return x.astype(wide_dtype(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
 
 
 def _scale(keep_prob, x):

@@ -6,23 +6,33 @@ because every one of them costs random words: 16 bits, and up to 24 for rates ne
 would leave a relative error above 1 %. With 24, float32 holds every keep probability exactly.
 """
 
+import math
 import numbers
+import reprlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxdrop.masks import _keys
 
-def check_rate(rate, name="rate"):
-    """Returns a Python float for a rate known now and one for all entries, else a jax array.
+
+def check_rate(rate, shape=None, of="mask"):
+    """Returns a Python float for a rate known now and one for all entries, else an array.
+
+    Args:
+        rate: what was given.
+        shape: what an array of rates has to broadcast to; None if that is open.
+        of: what has this shape.
 
     Raises:
         TypeError: ``rate`` is a bool, or no real number.
-        ValueError: a known ``rate`` lies outside [0, 1] or is NaN.
+        ValueError: a known ``rate`` lies outside [0, 1] or is NaN, or does not broadcast.
     """
     remedy = "a keep probability p is the rate 1 - p"
-    return check_real(rate, name, (0.0, 1.0), "[0, 1]", "probabilities of dropping", remedy)
+    meaning = "probabilities of dropping"
+    return check_real(rate, "rate", (0.0, 1.0), "[0, 1]", meaning, remedy, shape, of)
 
 
 def check_static_rate(rate, decided, otherwise="or pass float(rate)") -> float:
@@ -37,6 +47,7 @@ def check_static_rate(rate, decided, otherwise="or pass float(rate)") -> float:
         TypeError: ``rate`` is traced, an array, or no real number.
         ValueError: ``rate`` lies outside [0, 1] or is NaN.
     """
+    _keys.refuse_key(rate, "rate", "a Python number")
     if not isinstance(rate, numbers.Real):
         raise TypeError(
             f"rate: expected a Python number, since {decided} is a shape, got {rate!r}; "
@@ -45,20 +56,25 @@ def check_static_rate(rate, decided, otherwise="or pass float(rate)") -> float:
     return float(check_rate(rate))
 
 
-def check_real(value, name, ends, interval, meaning, remedy):
+def check_real(value, name, ends, interval, meaning, remedy, shape=None, of="mask"):
     """`check_rate` for another quantity, which lies between both ``ends``, in ``interval``."""
+    expected = f"a real number in {interval} or an array of them"
+    _keys.refuse_key(value, name, expected)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        value = float(value)
+        value = _as_float(value)
         known = np.float64(value)
     else:
         dtype = getattr(value, "dtype", None)
         if dtype is None or not (
             jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
         ):
+            several = isinstance(value, list | tuple)
+            example = f"{name}=jnp.array({name})" if several else f"for example {name}=0.1"
             raise TypeError(
-                f"{name}: expected a real number in {interval} or an array of them, "
-                f"got {value!r}; write for example {name}=0.1"
+                f"{name}: expected {expected}, got {reprlib.repr(value)}; write {example}"
             )
+        if shape is not None:
+            check_broadcast(value, shape, name, of)
         if isinstance(value, Tracer):
             return value
         known = np.asarray(value, np.float64)
@@ -66,6 +82,37 @@ def check_real(value, name, ends, interval, meaning, remedy):
     if not np.all((known >= ends[0]) & (known <= ends[1])):  # false for NaN too
         raise ValueError(f"{name}: expected {meaning}, in {interval}, got {value}; {remedy}")
     return value
+
+
+def check_finite(value, name, meaning, remedy, shape=None, of="layer"):
+    """`check_real` for a quantity that may be any finite number."""
+    ends = np.finfo(np.float64)
+    interval = "(-inf, inf)"
+    return check_real(value, name, (ends.min, ends.max), interval, meaning, remedy, shape, of)
+
+
+def _as_float(value):
+    """A real number as a float, and an infinite one if it is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def check_broadcast(values, shape, name="rate", of="mask"):
+    """Raises unless an array, such as one of rates, broadcasts to a shape."""
+    if not broadcasts(values.shape, shape):
+        hint = _keys.order_hint(len(shape)) if of in ("mask", "noise") else ""
+        raise ValueError(
+            f"{name}: expected a scalar or a shape that broadcasts to the {of}'s {shape}, "
+            f"got {values.shape}; entries that share a decision share its {name}{hint}"
+        )
+
+
+def broadcasts(shape, target):
+    """Whether an array of ``shape`` broadcasts to the shape ``target``, which may be symbolic."""
+    aligned = target[len(target) - len(shape) :] if len(shape) <= len(target) else ()
+    return len(aligned) == len(shape) and all(a in (1, b) for a, b in zip(shape, aligned))
 
 
 def threshold(rate, xp=jnp, least_bits=16):

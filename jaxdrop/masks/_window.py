@@ -70,7 +70,7 @@ def _window_words(cipher_key, rate, window, sharding):
         layout = whole._replace(shape=window.windowed)
         sharding = _sharding.words_sharding(layout, sharding)
         sizes, (*rows, column) = merged_places(layout.words_shape, sharding)
-        column = column + jnp.asarray(window.start).astype(jnp.uint32)
+        column = column + jnp.asarray(window.start, jnp.uint32)
         numbers = word_numbers((*sizes[:-1], whole.words_shape[-1]), [*rows, column])
         return draw_planes(cipher_key, numbers, rate, layout, sharding), layout
     layout = Layout(window.windowed, last, last + 1)
@@ -86,23 +86,21 @@ def _window_words(cipher_key, rate, window, sharding):
 
 def _covering_numbers(window, whole, positions):
     """Numbers of the words at ``positions``, the last of which counts from the row's first."""
-    first = _flat_start(window, whole, positions) // np.uint32(WORD)
+    low, high = _flat_start(window, whole, positions)
+    first = low >> np.uint32(5) | high << np.uint32(27)
     return word_numbers(whole.words_shape, [*positions[: whole.start], first + positions[-1]])
 
 
 def _shift(window, whole, sharding):
     """Place of each row's first entry in its word, of size 1 along the last axis."""
     positions = iotas((*window.shape[:-1], 1), sharding)
-    return _flat_start(window, whole, positions) % np.uint32(WORD)
+    return _flat_start(window, whole, positions)[0] % np.uint32(WORD)
 
 
 def _flat_start(window, whole, positions):
-    """Number of the window's first entry of each row in the packed run."""
-    flat, stride = jnp.asarray(window.start).astype(jnp.uint32), window.shape[-1]
-    for axis in range(whole.stop - 2, whole.start - 1, -1):
-        flat = flat + positions[axis] * np.uint32(stride)
-        stride *= window.shape[axis]
-    return flat
+    """Number of the window's first entry of each row in the packed run, as `word_numbers`."""
+    start = jnp.asarray(window.start, jnp.uint32)
+    return word_numbers(window.shape[whole.start :], [*positions[whole.start : -1], start])
 
 
 def _align(words, shift):

@@ -34,7 +34,10 @@ class Dropper(nnx.Module):
         elif rngs is None:
             self.rngs = nnx.data(None)
         else:
-            raise TypeError(f"rngs must be a Rngs, RngStream or None, but got {type(rngs)}.")
+            raise TypeError(
+                f"rngs must be a Rngs, RngStream or None, but got {type(rngs)}. "
+                "Write rngs=nnx.Rngs(0)."
+            )
 
     def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
         """Drops from ``inputs``.
@@ -171,7 +174,10 @@ def find_key(module, deterministic, rngs):
         return rngs()
     if isinstance(rngs, jax.Array):
         return rngs
-    raise TypeError(f"rngs must be a Rngs, RngStream or jax.Array, but got {type(rngs)}.")
+    raise TypeError(
+        f"rngs must be a Rngs, RngStream or jax.Array, but got {type(rngs)}. "
+        "Write rngs=nnx.Rngs(0), or pass a key: rngs=jax.random.key(0)."
+    )
 
 
 def either(flag, first, second, module):

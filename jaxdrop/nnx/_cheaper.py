@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.functional import _layer_drop, _subset_residual
+from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
 from jaxdrop.nnx._base import Switchable, Wrapper, either
 
 
@@ -53,12 +53,13 @@ class LayerDrop(Wrapper):
         self.rescale = rescale
 
     def drop(self, key, args, kwargs, deterministic):
-        def call(block):
-            return block(*args, **kwargs)
+        x, *others = args
 
-        x, rate = args[0], self.rate
+        def call(block, x):
+            return block(x, *others, **kwargs)
+
         return _layer_drop.run_or_skip(
-            key, self.block, x, rate, deterministic, self.rescale, call=call, either=either
+            key, self.block, x, self.rate, deterministic, self.rescale, call=call, either=either
         )
 
 
@@ -109,7 +110,7 @@ class SubsetResidual(Wrapper):
         def call(branch, *arrays):
             return branch(*arrays, **kwargs)
 
-        split = _subset_residual.plan(
+        args, split = _subset_residual.plan(
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
         return _subset_residual.add_branch(
@@ -195,7 +196,7 @@ class ThinnedMLP(Switchable):
             dense = [*pairs, dense[-1]]
         return functional.thinned_mlp(
             key,
-            jnp.asarray(inputs, self.dtype),
+            _thinned_mlp.cast(inputs, self.dtype),
             dense,
             self.rate,
             deterministic=deterministic,
