@@ -152,12 +152,14 @@ def _check_static(rate, deterministic) -> tuple[float, bool]:
 
 def _check_prefix(num_prefix_tokens, length):
     try:
-        prefix = operator.index("" if is_bool(num_prefix_tokens) else num_prefix_tokens)
+        prefix = None if is_bool(num_prefix_tokens) else operator.index(num_prefix_tokens)
     except TypeError:
+        prefix = None
+    if prefix is None:
         raise TypeError(
             f"num_prefix_tokens: expected an integer, got {num_prefix_tokens!r}; "
             "write for example num_prefix_tokens=1"
-        ) from None
+        )
     if not 0 <= prefix <= length:
         raise ValueError(
             f"num_prefix_tokens: expected an integer in [0, {length}], the tokens of x, got "

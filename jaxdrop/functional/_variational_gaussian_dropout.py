@@ -107,15 +107,15 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
 
     Args:
         log_alpha: natural logarithm of the variances, real, of any shape; may be traced.
-        threshold: an entry is pruned if its ``log_alpha`` exceeds it.
+        threshold: an entry is pruned if its ``log_alpha`` exceeds it, a finite real scalar.
 
     Returns:
         Named tuple of ``pruned``, booleans of the shape of ``log_alpha``, and ``share``, the part
         of the entries that is pruned, a float32 scalar.
 
     Raises:
-        TypeError: ``log_alpha`` holds no real numbers.
-        ValueError: ``log_alpha`` is not finite.
+        TypeError: ``log_alpha`` or ``threshold`` holds no real numbers.
+        ValueError: ``log_alpha`` or ``threshold`` is not finite.
 
     Example:
         >>> pruned, share = variational_gaussian_pruned(jnp.array([-3.0, 2.9, 3.1, 8.0]))
@@ -125,9 +125,9 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
     References:
         Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
     """
-    threshold = _rate.check_finite(threshold, "threshold", "a logarithm", "the paper has 3.0", ())
+    least = _rate.check_finite(threshold, "threshold", "a logarithm", "the paper has 3.0", ())
     log_alpha = _mask.widened(_check_log_alpha(log_alpha))
-    pruned = log_alpha > jnp.asarray(threshold, log_alpha.dtype)
+    pruned = log_alpha > jnp.asarray(least, log_alpha.dtype)
     return Pruned(pruned, jnp.mean(pruned, dtype=jnp.float32))
 
 
