@@ -23,7 +23,8 @@ import jax
 import pytest
 
 # A user may switch on any of these, so none of them may find fault with the library.
-jax.config.update("jax_numpy_dtype_promotion", "strict")
+if not jax.config.jax_enable_x64:  # then the tests' data are float64, beside float32 parameters
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

@@ -35,6 +35,24 @@ def dropout_alone():
 # Which samples.
 
 
+@pytest.mark.parametrize("constraints", [(), ("b>=1", "b<=64")], ids=["open", "bounded"])
+@pytest.mark.parametrize("shared_masks", [False, True])
+def test_a_batch_whose_size_is_not_known_gets_the_samples_of_one_that_is(shared_masks, constraints):
+    model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.Dropout(0.5))
+    fn = mc.from_nnx(model, shared_masks=shared_masks)
+    predict = jax.jit(lambda key, x: mc.predict(fn, key, x, num_samples=SAMPLES))
+    shape = jax.export.symbolic_shape("b, 4", constraints=constraints)
+    exported = jax.export.export(predict)(
+        jax.eval_shape(key), jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    for batch in (1, 33):
+        x = jnp.ones((batch, 4))
+        for found, expected in zip(
+            *map(jax.tree.leaves, (exported.call(key(), x), predict(key(), x)))
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @each_framework
 def test_sample_i_is_the_function_of_the_folded_key(framework):
     """For every chunk size: masks bit for bit, outputs to the rounding of the products."""

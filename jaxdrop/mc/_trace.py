@@ -1,5 +1,7 @@
 """Reading a traced program: its dropout sites, and what a pass of it takes."""
 
+import math
+
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -79,7 +81,8 @@ def join(arrays, static):
 
 
 def _bytes(variable):
-    size = getattr(variable.aval, "size", 1)
+    shape = getattr(variable.aval, "shape", ())
+    size = math.prod(n for n in shape if isinstance(n, int))  # a symbol counts as 1
     return size * getattr(getattr(variable.aval, "dtype", None), "itemsize", 4)
 
 
