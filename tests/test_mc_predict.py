@@ -46,7 +46,7 @@ def test_a_batch_whose_size_is_not_known_gets_the_samples_of_one_that_is(shared_
         jax.eval_shape(key), jax.ShapeDtypeStruct(shape, jnp.float32)
     )
     for batch in (1, 33):
-        x = jnp.ones((batch, 4))
+        x = jnp.ones((batch, 4), jnp.float32)
         for found, expected in zip(
             *map(jax.tree.leaves, (exported.call(key(), x), predict(key(), x)))
         ):
