@@ -68,7 +68,7 @@ def test_predict_warns_once(framework):
 
 def test_the_key_of_a_function_that_nobody_gives_is_named():
     def fn(key, x):
-        return jax.random.normal(jax.random.key(7), x.shape) + jaxdrop.dropout(key, x, 0.5)
+        return jax.random.normal(jax.random.key(7), x.shape, x.dtype) + jaxdrop.dropout(key, x, 0.5)
 
     def loop(key, x):
         return jax.lax.fori_loop(0, 3, lambda i, x: fn(jax.random.key(i), x), x)
