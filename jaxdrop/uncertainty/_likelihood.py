@@ -102,10 +102,10 @@ def mixture_log_likelihood(
 
 def log_density(mean, variance, targets):
     """Logarithm of the density of Gaussians, entry by entry; NaN at a variance not above 0."""
-    valid = variance > 0
-    variance = jnp.where(valid, variance, 1)
+    # NaN goes in rather than over the result: of that, XLA makes a number in a loop on a CPU.
+    variance = jnp.where(variance > 0, variance, jnp.nan)
     twice = jnp.square(targets - mean) / variance + jnp.log(variance) + _LOG_2PI
-    return jnp.where(valid, -twice / 2, jnp.nan)
+    return -twice / 2
 
 
 @jax.jit
