@@ -14,6 +14,7 @@ from jaxdrop import mc
 from tests import models
 from tests.cases import assert_same_bits, key
 
+pytestmark = pytest.mark.usefixtures("threefry")
 SAMPLES = 20  # of 8 devices, with chunks of 10: one of 16 and a rest of 4
 SUMMARIES = {
     "samples": mc.samples(),
@@ -25,6 +26,13 @@ SUMMARIES = {
         quantiles=mc.quantiles((0.1, 0.5)),
     ),
 }
+
+
+@pytest.fixture
+def threefry():
+    """The only keys whose samples run side by side."""
+    with jax.default_prng_impl("threefry2x32"):
+        yield
 
 
 def mesh(kind, shape=(4, 2), names=("sample", "data")):

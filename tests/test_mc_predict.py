@@ -206,11 +206,15 @@ def test_counts_of_numpy_are_counts(count):
 
 @pytest.mark.parametrize(
     ("bad", "kind"),
-    [(0, TypeError), (None, TypeError), (jnp.zeros(2, jnp.uint32)[None], ValueError)],
+    [
+        (lambda: 0, TypeError),
+        (lambda: None, TypeError),
+        (lambda: jax.random.PRNGKey(0)[None], ValueError),
+    ],
 )
 def test_key_is_one_key(bad, kind):
     with pytest.raises(kind, match="key: expected one PRNG key"):
-        mc.predict(noise, bad, jnp.zeros(3))
+        mc.predict(noise, bad(), jnp.zeros(3))
 
 
 @each_framework
