@@ -1,7 +1,8 @@
 """Which functions of an adapter are one program, which are not, and that they may be pickled."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+import jaxdrop
 from jaxdrop import mc
 from jaxdrop.mc._forwarded import forwarded
 from tests.cases import assert_same_bits, data, key
@@ -332,3 +334,20 @@ def test_stacked_layers_drop_each_for_itself(own, sizes, rate):
     deviation = np.sqrt(share * (1 - share) / x.size)
     assert abs(kept.mean() - share) < 5 * deviation
     assert (np.asarray(fn(key(1), x)) != 0).tobytes() != kept.tobytes()
+
+
+class Annotated(nn.Module):
+    """With an annotation that is not a field, and has no value."""
+
+    function: ClassVar[Callable]
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(self.rate, deterministic=False)(x)
+
+
+@pytest.mark.parametrize("module", [Annotated(), jaxdrop.linen.GaussianNoise(0.5)])
+def test_what_is_only_annotated_in_a_class_is_not_asked_for(module):
+    fn = mc.from_linen(module, {})
+    assert (mc.predict(fn, key(), X, num_samples=5).variance > 0).any()

@@ -1,5 +1,6 @@
 """Values as keys that are equal only where a program may be shared, and keep nothing alive."""
 
+import dataclasses
 import enum
 import functools
 import hashlib
@@ -166,13 +167,14 @@ class Reader:
         return tuple(map(self.read, node)), tuple(map(self._structure, tree.children()))
 
     def _fields(self, value):
-        names = type(value).__dataclass_fields__
+        names = [field.name for field in dataclasses.fields(value)]
         if isinstance(value, nn.Module):
             if value.scope is not None:  # bound: it holds variables
                 raise UnknownError(value)
-        elif not names.keys() >= getattr(value, "__dict__", {}).keys():
+        elif not set(names) >= getattr(value, "__dict__", {}).keys():
             raise UnknownError(value)
-        return weakref.ref(type(value)), tuple(self.read(getattr(value, name)) for name in names)
+        held = (getattr(value, name, None) for name in names)
+        return weakref.ref(type(value)), tuple(map(self.read, held))
 
     def _function(self, value):
         if isinstance(value, functools.partial):
