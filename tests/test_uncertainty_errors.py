@@ -132,6 +132,7 @@ BAD_RANKINGS = [
 
 
 @pytest.mark.parametrize(("uncertainty", "errors", "error", "match"), BAD_RANKINGS)
+@pytest.mark.usefixtures("nan_on_purpose")
 def test_bad_rankings_are_refused(uncertainty, errors, error, match):
     with pytest.raises(error, match=match):
         risk_coverage(uncertainty, errors)

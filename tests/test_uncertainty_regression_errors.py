@@ -45,6 +45,7 @@ BAD_NUMBERS = {
 
 @pytest.mark.parametrize("case", BAD_NUMBERS)
 @pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.usefixtures("nan_on_purpose")
 @of_gaussian
 def test_what_is_no_real_number_is_refused(fn, place, case):
     bad, error, match = BAD_NUMBERS[case]
