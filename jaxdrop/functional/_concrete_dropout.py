@@ -103,8 +103,8 @@ def concrete_regularizer(
         float32 scalar, or float64 where ``rate_logit`` is.
 
     Raises:
-        TypeError: ``rate_logit`` or one of both factors is no real number.
-        ValueError: ``rate_logit`` or one of both factors is not finite or no scalar.
+        TypeError: ``rate_logit`` or one of the two factors is not a real number.
+        ValueError: ``rate_logit`` or one of the two factors is not finite, or not a scalar.
 
     Example:
         >>> weights = jnp.ones((4, 2))

@@ -35,10 +35,10 @@ def r_drop_loss(
         Scalar in nats, float32, or float64 for such logits.
 
     Raises:
-        TypeError: the logits are no floating arrays or differ in dtype, ``labels`` is no integer
-            array, or ``weight`` no real number.
+        TypeError: the logits are not floating arrays or differ in dtype, ``labels`` is not an
+            integer array, or ``weight`` is not a real number.
         ValueError: the shapes do not go together, there is no example or one class alone, a label
-            is no class, or ``weight`` is not finite.
+            is not a class, or ``weight`` is not finite.
 
     Example:
         >>> features, labels = jnp.ones((3, 8)), jnp.array([0, 1, 2])

@@ -107,7 +107,7 @@ def variational_gaussian_pruned(log_alpha: ArrayLike, threshold: float = 3.0) ->
 
     Args:
         log_alpha: natural logarithm of the variances, real, of any shape; may be traced.
-        threshold: an entry is pruned if its ``log_alpha`` exceeds it, a finite real scalar.
+        threshold: a finite real scalar; an entry is pruned if its ``log_alpha`` exceeds it.
 
     Returns:
         Named tuple of ``pruned``, booleans of the shape of ``log_alpha``, and ``share``, the part

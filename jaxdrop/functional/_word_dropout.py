@@ -33,7 +33,7 @@ def word_dropout(
             hold no NaN.
         deterministic: if true, returns ``x``; may be traced.
         unknown_id: what a dropped token becomes, an integer that the dtype of ``x`` holds. A
-            negative one is no row of a table: looked up, JAX counts it from the end.
+            negative one is not a row of a table: JAX counts it from the end.
 
     Returns:
         Array with the shape and dtype of ``x``.

@@ -129,7 +129,7 @@ class ZoneoutCell(CellWrapper):
     """Runs a recurrent cell that keeps the old value of entries of its state at random.
 
     At every step each entry of the memory and of the hidden state stays what it was with
-    probability ``rate``; decided anew at every step, or an entry would never move. The output of
+    probability ``rate``; a new decision at every step, or it would never move. The output of
     Flax's cells is the hidden state, so it shows the same. When switched off, every step takes the
     mean of old and new state. The carry holds a key and the number of the step:
     ``nn.RNN`` and ``nn.Bidirectional`` need no arguments. The parameters are

@@ -156,5 +156,5 @@ def _notes(jaxpr, read):
         note = read(equation)
         if note is not None:
             yield note
-        for inner in _draws.programs(equation.params):
+        for inner in _trace.programs(equation.params):
             yield from _notes(inner, read)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import flax
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Literal
 
 import jaxdrop
 from jaxdrop.mc import _trace
@@ -83,16 +83,6 @@ def sites(jaxpr, drawn):
     return found, paths
 
 
-def programs(params):
-    """The open programs among the parameters of an equation."""
-    for value in params.values():
-        for program in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(program, ClosedJaxpr):
-                yield program.jaxpr
-            elif isinstance(program, Jaxpr):
-                yield program
-
-
 def _walk(jaxpr, inputs, place, found):
     """Origins of the outputs of a program; its draws are added to ``found``."""
     origins = dict(zip(jaxpr.invars, inputs))
@@ -126,7 +116,7 @@ def _inside(equation, entering, place, found):
     if name == "cond":
         results = [_walk(b.jaxpr, entering[1:], place, found) for b in params["branches"]]
         return [_together((entering[0], *origins)) for origins in zip(*results)]
-    inner = list(programs(params))
+    inner = list(_trace.programs(params))
     if len(inner) == 1 and len(inner[0].invars) == len(entering):
         return _walk(inner[0], entering, place, found)
     for program in inner:

@@ -15,7 +15,7 @@ def sites(jaxpr):
         site = read_mark(equation)
         if site is not None:
             yield site
-        for inner in _inner(equation):
+        for inner in programs(equation.params):
             yield from sites(inner)
 
 
@@ -24,7 +24,7 @@ def changes(jaxpr):
     found = set()
     for equation in jaxpr.eqns:
         found.update(read_changes(equation))
-        for inner in _inner(equation):
+        for inner in programs(equation.params):
             found |= changes(inner)
     return found
 
@@ -44,7 +44,7 @@ def working_set(jaxpr, inputs):
         tainted.update(equation.outvars)
         moved = [v for v, is_marked in zip(equation.invars, entering) if is_marked]
         most = max(most, sum(map(_bytes, [*moved, *equation.outvars])))
-        for inner in _inner(equation):
+        for inner in programs(equation.params):
             same = len(inner.invars) == len(entering)
             most = max(most, working_set(inner, entering if same else [True] * len(inner.invars)))
     return most
@@ -98,8 +98,9 @@ def as_array(leaf):
     return leaf
 
 
-def _inner(equation):
-    for value in equation.params.values():
+def programs(params):
+    """The open programs among the parameters of an equation."""
+    for value in params.values():
         for program in value if isinstance(value, tuple | list) else (value,):
             if isinstance(program, ClosedJaxpr):
                 yield program.jaxpr
