@@ -47,7 +47,7 @@ _TESTS = {
     "_perturb.py": _NOISE,
     "_noise.py": _NOISE,
     "_blocks.py": ("test_drop_block", "test_laws", "test_laws_sharding"),
-    "_order.py": ("test_token_dropout", "test_layer_drop", "test_thinned_mlp"),
+    "_order.py": ("test_token_dropout", "test_subset_residual", "test_thinned_mlp"),
     "_root.py": ("test_drop_block", "test_masks", "test_laws"),
     "_sharding.py": ("test_laws_sharding", "test_drop_block", "test_windows"),
     "_window.py": ("test_windows", "test_dot_product_attention"),
@@ -55,12 +55,12 @@ _TESTS = {
 
 
 def tests_for(path):
-    """The files of tests for a file of the package, as paths."""
+    """The files of tests for a file of the package, as paths, those to run first at the front."""
     name, tests = pathlib.PurePath(path).name, pathlib.Path(__file__).parents[1]
     own = f"test{name.removesuffix('.py')}"
     default = _MASKS if "/masks/" in path else (own, *_FUNCTIONS)
-    files = [tests / f"{test}.py" for test in _TESTS.get(name, default)]
-    return [str(file) for file in files if file.exists()]
+    wanted = _TESTS.get(name, default)
+    return [str(file) for test in wanted for file in tests.rglob(f"{test}.py")]
 
 
 def main():

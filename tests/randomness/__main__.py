@@ -8,8 +8,8 @@ Ends with an error if the bits are not fair: once in a million examinations that
 import argparse
 import sys
 
-from tests import reference
 from tests.randomness import examination, streams
+from tests.support import reference
 
 
 def main():

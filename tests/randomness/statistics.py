@@ -2,7 +2,7 @@
 
 A test counts, chunk by chunk, in an array of words (rows, words of a row), and finds the p-value of
 the sum: how likely fair bits are to stray as far. Pairs never overlap, so that the numbers of hits
-are binomial; the other laws hold for as many bits as `tests.test_randomness` takes.
+are binomial; the other laws hold for as many bits as `tests.laws.test_randomness` takes.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""Classes of linen and nnx: dropout, cells, and attention in Flax's own modules."""

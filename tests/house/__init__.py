@@ -1,0 +1,1 @@
+"""How the package is built: floors, imports, explanations, what is refused."""

@@ -1,0 +1,1 @@
+"""What holds for every variant, over one table of cases."""

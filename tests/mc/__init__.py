@@ -1,0 +1,1 @@
+"""Monte-Carlo passes: adapters, audits, predictions and their summaries."""

@@ -1,0 +1,1 @@
+"""What readers see runs: pages, readmes, notebooks, the demo, benchmarks, pictures."""

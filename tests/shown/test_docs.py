@@ -1,0 +1,113 @@
+"""What the pages show runs, what they name is there, and the readme says the same in Chinese."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+import jaxdrop
+from tests.support.blocks import blocks
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_DOCS = _ROOT / "docs"
+_PAGES = sorted(_DOCS.rglob("*.md"))
+_READMES = _ROOT / "README.md", _ROOT / "README.zh.md"
+_FLOORS = ("masks", "functional", "linen", "nnx", "mc", "uncertainty", "plots")
+
+
+def _name(path):
+    return str(path.relative_to(_ROOT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in _PAGES if blocks(p, "python")], ids=_name)
+def test_blocks_run(page):
+    """In order, as one program."""
+    names = {"__name__": "page"}
+    for number, code in enumerate(blocks(page, "python"), 1):
+        exec(compile(code, f"{_name(page)}, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_name)
+def test_what_a_page_names_exists(page):
+    for path in re.findall(r"`jaxdrop\.([\w.]+)", page.read_text("utf-8")):
+        thing = jaxdrop
+        for name in path.split("."):
+            thing = getattr(thing, name)
+
+
+def test_most_pages_show_something():
+    assert sum(bool(blocks(page, "python")) for page in _PAGES) > len(_PAGES) / 2
+
+
+def test_every_function_has_a_page_that_says_when():
+    pages = "".join(page.read_text("utf-8") for page in _DOCS.rglob("*.md"))
+    named = set(re.findall(r"`(?:jaxdrop\.)?(\w+)", pages))
+    assert set(jaxdrop.functional.__all__) <= named
+
+
+@pytest.mark.parametrize("floor", _FLOORS)
+def test_the_reference_takes_in_each_floor(floor):
+    """All of its ``__all__``: the build fails where one is not there, see ``docs/hooks.py``."""
+    page = (_DOCS / "api" / f"{floor}.md").read_text("utf-8")
+    assert re.search(rf"^::: jaxdrop\.{floor}$", page, re.MULTILINE)
+
+
+def test_every_page_is_in_the_menu():
+    menu = set(re.findall(r": (\S+\.md)$", (_ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    assert menu == {str(page.relative_to(_DOCS)) for page in _PAGES}
+
+
+def test_both_readmes_hold_the_same():
+    """Blocks, headings, rows of tables with the names in them, and links, in one order."""
+    texts = [path.read_text("utf-8").replace("README.zh", "README") for path in _READMES]
+    for part in (r"^```.*?^```$", r"^#+ ", r"^\|", r"\]\((.*?)\)"):
+        english, chinese = (re.findall(part, text, re.DOTALL | re.MULTILINE) for text in texts)
+        assert english and english == chinese, part
+    rows = [re.findall(r"^\| .*$", text, re.MULTILINE) for text in texts]
+    for english, chinese in zip(*rows):
+        assert re.findall(r"`(.*?)`", english) == re.findall(r"`(.*?)`", chinese)
+
+
+@pytest.fixture
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", _DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _site(folder, body):
+    for floor in _FLOORS:
+        page = folder / "api" / floor / "index.html"
+        page.parent.mkdir(parents=True)
+        names = getattr(jaxdrop, floor).__all__
+        page.write_text("".join(f'<h2 id="jaxdrop.{floor}.{name}"></h2>' for name in names))
+    (folder / "index.html").write_text(body)
+    return folder
+
+
+def test_a_sound_site_passes(hooks, tmp_path):
+    body = '<a href="api/mc/#jaxdrop.mc.audit">a</a> <a href="https://jax.dev">b</a>'
+    assert hooks.faults(_site(tmp_path, body)) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<a href="nowhere/">a</a>', "index.html: broken: nowhere/"),
+        ('<a href="api/mc/#jaxdrop.mc.no">a</a>', "index.html: broken: api/mc/#jaxdrop.mc.no"),
+        ('<img src="no.png" alt="a mask">', "index.html: broken: no.png"),
+        ('<img src="api/mc/index.html">', "picture without a description: api/mc/index.html"),
+    ],
+)
+def test_a_broken_page_fails_the_build(hooks, tmp_path, body, fault):
+    (found,) = hooks.faults(_site(tmp_path, body))
+    assert fault in found
+
+
+def test_a_name_that_the_reference_lacks_fails_the_build(hooks, tmp_path):
+    page = _site(tmp_path, "") / "api" / "mc" / "index.html"
+    page.write_text(page.read_text().replace("jaxdrop.mc.audit", "jaxdrop.mc.other"))
+    assert hooks.faults(tmp_path) == ["jaxdrop.mc.audit: not in the reference"]

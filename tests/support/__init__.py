@@ -1,0 +1,1 @@
+"""What the tests share: the table of cases, the reference, models and runners."""

@@ -1,0 +1,1 @@
+"""Metrics of uncertainty against SciPy, scikit-learn and closed forms."""

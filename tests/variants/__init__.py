@@ -1,0 +1,1 @@
+"""Each variant against the equations of its paper."""
