@@ -8,7 +8,7 @@ import importlib
 import pathlib
 import urllib.parse
 
-_FLOORS = ("masks", "functional", "linen", "nnx", "mc", "uncertainty", "plots")
+_PACKAGES = ("masks", "functional", "linen", "nnx", "mc", "uncertainty", "plots")
 
 
 class _Page(html.parser.HTMLParser):
@@ -65,13 +65,13 @@ def _leads(path, link, pages):
 
 
 def _names_missing(pages, site):
-    for floor in _FLOORS:
-        module = importlib.import_module(f"jaxdrop.{floor}")
-        page = pages.get(site / "api" / floor / "index.html")
+    for package in _PACKAGES:
+        module = importlib.import_module(f"jaxdrop.{package}")
+        page = pages.get(site / "api" / package / "index.html")
         anchors = page.anchors if page else set()
         for name in module.__all__:
-            if f"jaxdrop.{floor}.{name}" not in anchors:
-                yield f"jaxdrop.{floor}.{name}: not in the reference"
+            if f"jaxdrop.{package}.{name}" not in anchors:
+                yield f"jaxdrop.{package}.{name}: not in the reference"
 
 
 def on_post_build(config, **_):
