@@ -3,10 +3,10 @@
 ::
 
     key ──┐
-    rate ─┼─► masks ─► words ─► functional ─► array ─► linen · nnx ─► mc ─► samples ─► uncertainty
-    shape ┘   floor 1           floor 2                floor 3        floor 4          pure numbers
+    rate ─┼─► masks ─► functional ─► linen · nnx ─► mc ───► uncertainty
+    shape ┘   bits     arrays        layers         passes  numbers
 
-A floor imports only from the floors below it. The functions of floor 2 stand here as well.
+The functions of ``functional`` are also names of this package.
 """
 
 import importlib
