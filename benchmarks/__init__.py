@@ -1,1 +1,1 @@
-"""``python -m benchmarks``: what dropout costs, beside a copy and beside other libraries."""
+"""``python -m benchmarks``: what dropout costs, compared with a copy and with other libraries."""

@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
-os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
+os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it at its first import
 
 import jax
 from tqdm import tqdm
@@ -48,7 +48,7 @@ _SECTIONS = {
 
 
 class Budget(NamedTuple):
-    """How much of everything.
+    """How much is measured.
 
     Attributes:
         large: shape of the large array.
@@ -58,14 +58,14 @@ class Budget(NamedTuple):
         seconds: time after which no new round of a case begins.
         compilations: how often each training step is compiled.
         encoder: width and (batch, length) of the encoder that is trained.
-        layers: its layers.
+        layers: number of layers of that encoder.
         recurrent: width, batch and time steps of the recurrent net.
-        stride: every how manieth of the small shapes is timed.
+        stride: every ``stride``-th small shape is timed.
         attention: (B, T, N, H) of the attention that is timed.
-        tokens: of the attention whose temporaries are counted.
+        tokens: length of the attention whose temporaries are counted.
         blocks: width and (batch, length) of the blocks whose branches are left out.
-        width: of the layers of the net that is sampled.
-        samples: its Monte-Carlo passes.
+        width: width of the layers of the net that is sampled.
+        samples: number of Monte-Carlo passes of that net.
     """
 
     large: tuple[int, int]

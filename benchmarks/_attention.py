@@ -1,4 +1,4 @@
-"""Attention with dropout, whole: time and temporaries of forward and backward."""
+"""Whole attention with dropout: time and temporaries of forward and backward."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def attention(budget):
 
 
 def long(budget):
-    """Temporaries where the weights of one head alone would take 4 GiB."""
+    """Temporaries if the weights of a single head would take 4 GiB."""
     x = jax.ShapeDtypeStruct((1, budget.tokens, 1, 64), jnp.float32)
     key = jax.random.key(0)
     sizes = {}

@@ -1,4 +1,4 @@
-"""Texts of words: from three files, or a small one made up here."""
+"""Texts of words: read from three files, or a small generated one."""
 
 import collections
 import pathlib
@@ -11,13 +11,13 @@ _PARTS = ("train", "valid", "test")
 
 
 class Corpus(NamedTuple):
-    """A text in numbers.
+    """A text as numbers.
 
     Attributes:
-        words: the vocabulary; a number is a place in it.
+        words: the vocabulary; a number is a position in it.
         train: int32 array, the text to learn from.
-        valid: the text that chooses.
-        test: the text that is reported.
+        valid: int32 array, the text that decides.
+        test: int32 array, the text whose score is reported.
     """
 
     words: list[str]
@@ -27,9 +27,9 @@ class Corpus(NamedTuple):
 
 
 def read(folder):
-    """The text in ``train.txt``, ``valid.txt`` and ``test.txt``: words parted by white space.
+    """The text in ``train.txt``, ``valid.txt`` and ``test.txt``: words separated by white space.
 
-    The end of a line is a word too. Words that the training part lacks are unknown.
+    The end of a line is a word too. Words that the training text does not contain are unknown.
 
     Raises:
         FileNotFoundError: one of the files is missing.
@@ -57,7 +57,7 @@ def read(folder):
 
 
 def write_small(folder, seed=0):
-    """Writes a made-up text: sentences of a grammar whose verbs agree with their subjects."""
+    """Writes a generated text: sentences of a grammar whose verbs agree with their subjects."""
     rng = np.random.default_rng(seed)
     nouns = [f"noun{i}" for i in range(60)]
     verbs = [f"verb{i}" for i in range(30)]
@@ -77,8 +77,8 @@ def windows(text, batch, steps):
     The text is cut into ``batch`` stretches that are read side by side, ``steps`` words at a time.
 
     Returns:
-        Inputs, targets and weights, arrays of shape ``(number, batch, steps)``. The weight of
-        what fills up the last window is 0, so that every word but the first is predicted once.
+        Inputs, targets and weights, arrays of shape ``(number, batch, steps)``. The weight of the
+        padding in the last window is 0, so every word but the first is predicted once.
     """
     predicted = len(text) - 1
     length = -(-predicted // batch)

@@ -41,7 +41,7 @@ def forward(budget):
 
 
 def backward(budget):
-    """Forward and backward of the same, with both results kept."""
+    """Forward and backward pass of the same, with both results kept."""
     for dtype in (jnp.float32, jnp.bfloat16):
         x = _array(budget.large, dtype)
         functions = {"copy": _peers.copy, **_peers.in_jax(0.1)}
@@ -93,7 +93,7 @@ def rates(budget):
 
 
 def keys(budget):
-    """Keys of JAX's other generators, against Flax with the same key."""
+    """Keys of other generators of JAX, against Flax with the same key."""
     x = _array(budget.large, jnp.float32)
     for kind in _KEYS:
         peers = {"jaxdrop": _peers.ours(0.1), "flax linen": _peers.flax_linen(0.1)}

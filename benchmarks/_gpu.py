@@ -1,6 +1,7 @@
-"""What dropout costs on an NVIDIA GPU that is not here, by XLA's compiler for it.
+"""What dropout costs on an NVIDIA GPU, from XLA's compiler; a GPU is not needed.
 
-Beside Flax's dropout, or the same layer written by hand with ``jax.random``. Bounds, not times.
+It is compared with Flax's dropout, or with the same layer written by hand with ``jax.random``.
+The figures are bounds, not times.
 """
 
 import jax
@@ -37,14 +38,14 @@ def _bf16(*shape):
 
 
 def _rows(case, functions, *shapes, against, entries=None):
-    """Four rows a function: what each costs, and an entry of the largest array of each."""
+    """Four rows per function: its costs, and the instructions per element of its largest array."""
     costs = {name: _gpu_compiler.cost(fn, _KEY, *shapes) for name, fn in functions.items()}
     sizes = [np.prod(x.shape, dtype=int) for x in jax.tree.leaves(shapes)]
     entries = entries or max(sizes)
     for section, unit, value in (
         ("launches", "", lambda cost: cost.launches),
         ("megabytes", "MB", lambda cost: cost.megabytes),
-        ("instructions an entry", "", lambda cost: cost.instructions / entries),
+        ("instructions per element", "", lambda cost: cost.instructions / entries),
         ("bound", "us", lambda cost: cost.microseconds),
     ):
         values = {name: float(value(cost)) for name, cost in costs.items()}
@@ -99,7 +100,7 @@ def _residual(shape):
 
 
 def _attention(batch, length, heads, features):
-    """The gradient by query, key and value, a mask for each head and example."""
+    """The gradient by query, key and value, with a mask for each head and example."""
 
     def gradient(attend):
         def loss(key, *qkv):
@@ -137,7 +138,7 @@ def _by_hand(key, x, shape, rate=0.1):
 
 
 def _drop_block_by_hand(key, x):
-    """Seeds on the whole map, blocks by a maximum over windows, no rescaling by what is left."""
+    """Seeds on the whole map, blocks by a maximum over windows, without rescaling."""
     gamma = 0.1 / 49
     seeds = jax.random.bernoulli(key, gamma, x.shape)
     window = (1, 7, 7, 1)

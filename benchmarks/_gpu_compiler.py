@@ -1,7 +1,7 @@
-"""What XLA makes of a function for an NVIDIA GPU that is not here.
+"""What XLA compiles a function to for an NVIDIA GPU; a GPU is not needed.
 
-XLA compiles for a described chip without one. From what it writes beside the program, and from the
-machine code of its kernels, come launches, bytes and instructions, and a lower bound of the time.
+XLA compiles for a described chip. Its dumps and the machine code of its kernels give launches,
+bytes, instructions and a lower bound of the time.
 """
 
 import collections
@@ -29,7 +29,7 @@ INSTALL = (
     "nvidia-cuda-nvdisasm"
 )
 
-# An H200: what XLA asks of a chip, and what the bound is made from.
+# An H200: what XLA needs to know of a chip, and the figures for the bound.
 _CHIP = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -48,7 +48,7 @@ _INSTRUCTIONS_A_SECOND = 132 * 64 * 1.755e9  # of each of two pipes
 _LAUNCH, _LAUNCH_IN_GRAPH = 2e-6, 1e-6  # seconds
 _KERNEL = re.compile(r"\b(kCustomKernel|kKernel|kMemset|kCopy|kCustomCall|kGemm|kMemzero)\b")
 _GRID = re.compile(r"\] (\S+) grid: \[(\d+), (\d+), (\d+)\] threads: \[(\d+), (\d+), (\d+)\]")
-# Multiplications run on a pipe beside that of other integers; these run on neither.
+# Multiplications run on another pipe than other integer instructions; these run on neither.
 _MULTIPLICATION = re.compile(r"IMAD|FFMA|FMUL|FADD|HFMA2|HMUL2|HADD2")
 _ELSEWHERE = re.compile(
     r"LD|ST|S2|BAR|BRA|EXIT|NOP|ULDC|R2UR|ACQBULK|CS2R|DEPBAR|WARPSYNC|BSYNC|BSSY"
@@ -61,11 +61,11 @@ class Cost(NamedTuple):
     """What one call costs.
 
     Attributes:
-        launches: of kernels and copies, each trip of a loop counted.
-        megabytes: that they read and write, operands and results in full.
-        instructions: of all threads, loops within a kernel counted once.
-        microseconds: lower bound: of each launch the largest of its overhead, its bytes and its
-            instructions.
+        launches: launches of kernels and copies; each trip of a loop counts.
+        megabytes: megabytes that they read and write; operands and results count in full.
+        instructions: instructions of all threads; a loop within a kernel counts once.
+        microseconds: lower bound of the time: per launch the largest of the times for its
+            overhead, its bytes and its instructions.
     """
 
     launches: int
@@ -75,7 +75,7 @@ class Cost(NamedTuple):
 
 
 def is_installed():
-    """Whether the compiler and the tools for its kernels are there."""
+    """Whether the compiler and the tools for its kernels are installed."""
     return importlib.util.find_spec("jax_cuda12_plugin") is not None and all(
         map(_tool, ("ptxas", "nvdisasm"))
     )
@@ -112,7 +112,7 @@ def _place():
 def _compile(function, shapes, folder):
     place = _place()
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
-    with jax.debug_key_reuse(False):  # which puts operations into the program
+    with jax.debug_key_reuse(False):  # because it adds operations to the program
         lowered = jax.jit(function, out_shardings=place).lower(*placed)
     options = {
         "xla_gpu_autotune_level": 0,
@@ -125,7 +125,7 @@ def _compile(function, shapes, folder):
 
 
 def _tool(name):
-    """Path of a tool of NVIDIA's, on PATH or in a wheel; an empty string if it is not there."""
+    """Path of an NVIDIA tool, on PATH or in a wheel; an empty string if it is not installed."""
     found = shutil.which(name)
     if found:
         return found

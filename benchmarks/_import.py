@@ -1,4 +1,4 @@
-"""What importing costs: fresh processes, in turns."""
+"""What an import costs: new processes take turns."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from benchmarks._timing import paired
 
 
 def imports(budget):
-    """``import jaxdrop`` beside the import of what it is built on."""
+    """``import jaxdrop``, compared with the import of the libraries that it is built on."""
     names = {
         "flax": "import flax",
         "flax linen, nnx": "import flax.linen, flax.nnx",

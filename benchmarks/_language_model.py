@@ -1,4 +1,4 @@
-"""A recurrent model of words with tied embeddings, and how it is trained and read."""
+"""A recurrent model of words with tied embeddings, with its training and its evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -14,12 +14,12 @@ class Rates(NamedTuple):
     """Probabilities of dropping.
 
     Attributes:
-        embedding: of a word of the vocabulary, for a stretch of text.
-        step: of an entry between layers, anew at every step.
-        input: of an entry of a layer's inputs, for a stretch of text.
-        state: of an entry of the state where it enters the gates, likewise.
-        output: of an entry of the last layer's output, likewise.
-        weight: of a hidden-to-hidden weight, likewise.
+        embedding: for a word of the vocabulary, drawn once per stretch of text.
+        step: for an element between layers, drawn at every step.
+        input: for an element of a layer's inputs, drawn once per stretch.
+        state: for an element of the state before the gates, drawn once per stretch.
+        output: for an element of the last layer's output, drawn once per stretch.
+        weight: for a hidden-to-hidden weight, drawn once per stretch.
     """
 
     embedding: float = 0.0
@@ -77,7 +77,7 @@ class LanguageModel(nn.Module):
 
 
 def _resume(fresh, state):
-    """New masks if there are any, and the state that the last stretch left."""
+    """New masks if there are any, and the state at the end of the last stretch."""
     return fresh.resume(state) if hasattr(fresh, "resume") else state
 
 
@@ -93,14 +93,14 @@ def zero_states(model, batch):
 
 
 class Learner(NamedTuple):
-    """What training carries, and a checkpoint holds.
+    """What training carries and a checkpoint stores.
 
     Attributes:
-        params: of the model after the last epoch.
-        best: of the epoch that the validation text liked best.
-        best_loss: its loss there, nats a word.
-        learning_rate: of the next epoch.
-        epoch: number of epochs that are done.
+        params: parameters of the model after the last epoch.
+        best: parameters of the epoch with the lowest validation loss.
+        best_loss: that loss, in nats per word.
+        learning_rate: learning rate of the next epoch.
+        epoch: number of finished epochs.
     """
 
     params: Any
@@ -118,13 +118,13 @@ def start(model, key, learning_rate):
 
 
 def make_stretch(model, clip):
-    """``stretch(params, states, key, learning_rate, windows)``: plain SGD through some windows."""
+    """``stretch(params, states, key, learning_rate, windows)``: plain SGD over some windows."""
     optimizer = optax.clip_by_global_norm(clip)
 
     def loss(params, states, key, inputs, targets, weights):
         logits, states = model.apply({"params": params}, inputs, states, rngs={"dropout": key})
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        # The sum over steps, as is customary for such models: their learning rates are near 1.
+        # The sum over steps, because the usual learning rates of such models are near 1.
         return (losses * weights).sum() / len(inputs), (jax.lax.stop_gradient(states), losses)
 
     @jax.jit
@@ -144,7 +144,7 @@ def make_stretch(model, clip):
 
 
 def make_reader(model):
-    """``reader(params, key, windows)``: log-probability of every target, in one go."""
+    """``reader(params, key, windows)``: log-probability of every target, in one call."""
 
     @jax.jit
     def reader(params, key, windows):

@@ -1,4 +1,4 @@
-"""Monte-Carlo passes of a 3 x 1024 MLP: one program beside a loop of compiled passes and peers."""
+"""Monte-Carlo passes of a 3 x 1024 MLP: one program, a loop of compiled passes, and peers."""
 
 import functools
 

@@ -12,7 +12,7 @@ import jaxdrop
 
 
 def copy(key, x):
-    """The limit: reads every entry once and writes it once."""
+    """The limit: reads and writes every element once."""
     del key
     return x * jnp.asarray(1.0001, x.dtype)
 

@@ -1,4 +1,4 @@
-"""Whole programs: bytes kept, temporaries, time to compile, a training step."""
+"""Whole programs: bytes stored, temporaries, time to compile, a training step."""
 
 import time
 
@@ -15,15 +15,15 @@ from benchmarks._timing import Times, paired
 
 
 def kept(budget):
-    """Bytes an entry that the backward pass of one dropout keeps."""
+    """Bytes per element that one dropout stores for the backward pass."""
     x = jnp.ones(budget.large)
     key = jax.random.key(0)
 
-    def bytes_an_entry(function):
+    def bytes_per_element(function):
         _, pull = jax.vjp(lambda x: function(key, x), x)
         return sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) / x.size
 
-    values = {name: bytes_an_entry(function) for name, function in _peers.in_jax(0.1).items()}
+    values = {name: bytes_per_element(function) for name, function in _peers.in_jax(0.1).items()}
     case = f"float32 {x.shape[0]}x{x.shape[1]}, rate 0.1"
     yield from rows_of("kept for backward", case, values, "B/entry", "flax linen")
 
@@ -87,7 +87,7 @@ def _three(rate):
 
 
 class _Encoder(nn.Module):
-    """A pre-norm transformer encoder whose dropout is a function handed in."""
+    """A pre-norm transformer encoder whose dropout is an argument."""
 
     depth: int
     width: int
@@ -131,7 +131,7 @@ def _training(dropout, depth, width, inputs):
 
 
 def draw(budget):
-    """Nothing but the mask: what the draw costs without the array."""
+    """Only the mask: the cost of the draw without the array."""
     shape = budget.large
     key = jax.random.key(0)
     x = jnp.ones(shape)

@@ -1,4 +1,4 @@
-"""A training step of a recurrent net whose cells drop, beside that of the plain cells."""
+"""A training step of a recurrent net whose cells drop, compared with plain cells."""
 
 import functools
 
@@ -26,7 +26,7 @@ def recurrent(budget):
     width, batch, steps = budget.recurrent
     x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, steps, width)), jnp.float32)
     for kind in (nn.LSTMCell, nn.OptimizedLSTMCell):
-        # The same variables for all: a wrapper leaves those of its cell in their places.
+        # All share the same variables, because a wrapper does not rename those of its cell.
         variables = _model(_WRAPPERS["plain"], kind, width).init(jax.random.key(0), x)
         functions = {
             name: functools.partial(_step(_model(wrap, kind, width)), variables)

@@ -30,12 +30,12 @@ class Row(NamedTuple):
     Attributes:
         section: what is measured.
         case: array, rate and so on.
-        name: whose figure it is.
+        name: the library or function that the figure belongs to.
         value: the figure.
         unit: its unit.
-        ratio: value over that of ``against``; None for that one itself.
+        ratio: value divided by that of ``against``; None for ``against`` itself.
         against: name of the row that the ratio is taken against.
-        spread: lower and upper quartile, where the figure is a median.
+        spread: lower and upper quartile, if the figure is a median.
     """
 
     section: str
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def count(text):
-    """A number of things from the command line, at least 1."""
+    """A count from the command line, at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
@@ -57,7 +57,7 @@ def count(text):
 
 
 def rows_of(section, case, values, unit, against):
-    """Rows from figures by name: numbers, or `Times` whose median counts."""
+    """Rows from figures by name: numbers, or `Times`, whose median is taken."""
 
     def median(value):
         return getattr(value, "median", value)
@@ -70,7 +70,7 @@ def rows_of(section, case, values, unit, against):
 
 
 def context():
-    """Machine, versions and date, without which no figure means anything."""
+    """Machine, versions and date. A figure means nothing without them."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -118,7 +118,7 @@ def save_json(path, facts, rows):
 
 
 def draw(path, facts, rows):
-    """A bar for each library and each case that is timed beside a copy, on a logarithmic axis."""
+    """A bar for each library and each case that is compared with a copy, on a logarithmic axis."""
     from jaxdrop import plots
 
     ours = {(row.section, row.case) for row in rows if row.name == "jaxdrop" and row.unit == "ms"}

@@ -1,4 +1,4 @@
-"""A training step whose residual branches, or tokens, are left out and not multiplied by zeros."""
+"""A training step whose residual branches, or tokens, are left out, not multiplied by zeros."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def residual(budget):
         for name in names
     }
     case = f"2 blocks, width {width}, {batch}x{length} tokens, float32, rate {_RATE}"
-    # Of a block that is skipped at run time the compiler counts both ways.
+    # For a block that is skipped at run time the compiler counts both branches.
     counted = {name: programs[name].cost_analysis()["flops"] / 1e9 for name in names}
     del counted["layer_drop"]
     yield from rows_of("operations of a training step", case, counted, "GFLOP", "drop_path")

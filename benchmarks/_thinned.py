@@ -1,4 +1,4 @@
-"""A training step with thinned layers: beside no dropout and dropout, by rate, batch and width."""
+"""A training step with thinned layers, with dropout and without, by rate, batch and width."""
 
 import functools
 import itertools

@@ -1,8 +1,8 @@
 """Paired timing: every round runs each function once, in a new order, and ratios are of medians.
 
-A shared machine drifts by tens of per cent within a minute, so a time of its own says little. Runs
-that stand beside each other in one process see the same drift. The order is shuffled because what
-runs after a large allocation pays for its pages.
+A shared machine drifts by tens of per cent within a minute, so a single time says little. Runs
+next to each other in one process see the same drift. The order is shuffled because the
+function that runs after a large allocation pays for its pages.
 """
 
 import random
@@ -32,7 +32,7 @@ def paired(functions, arguments, *, rounds, seconds, progress=None):
 
     Args:
         functions: callables by name. Each is called twice before it is timed.
-        arguments: passed to every one of them.
+        arguments: passed to every function.
         rounds: number of rounds, at most.
         seconds: no new round begins after this time.
         progress: called after each round with its number.
@@ -58,7 +58,7 @@ def paired(functions, arguments, *, rounds, seconds, progress=None):
 
 
 def _once(function, arguments):
-    # Calls of microseconds are timed in batches: the clock and the loop would drown them.
+    # Calls of microseconds are timed in batches, because the clock and the loop take longer.
     repeat = 1
     while True:
         started = time.perf_counter()

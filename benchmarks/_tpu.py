@@ -1,6 +1,6 @@
-"""What one dropout costs on a TPU that is not here, by the figures of its compiler.
+"""What one dropout costs on a TPU, from the figures of its compiler; a TPU is not needed.
 
-``pip install "jax[tpu]"`` brings the compiler, which needs no TPU; without it the section is empty.
+``pip install "jax[tpu]"`` installs the compiler. Without it the section is empty.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from benchmarks._report import rows_of
 _COLLECTIVE = re.compile(
     r"= .* (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
-_TRIPS = 4  # of the loop that draws at a rate of 0.1: four planes of 16 in each
+_TRIPS = 4  # trips of the loop that draws at a rate of 0.1, with four of 16 planes in each
 
 
 def tpu(budget):
@@ -44,10 +44,10 @@ def tpu(budget):
         yield from rows_of("TPU v5e, a chip's bytes", case, moved, "B", "copy")
         done = {name: costs[name]["flops"] for name in names[1:]}
         if chips == 1:
-            # The compiler counts the body of a loop once: here is the rest of the draw.
+            # The compiler counts the body of a loop once. This adds the other trips of the draw.
             words = _compile(_words, shape, place).cost_analysis()["flops"]
             done["jaxdrop, all trips"] = done["jaxdrop"] + (_TRIPS - 1) * words
-            # The words are spread by the matrix unit, beside the operations on vectors.
+            # The matrix unit spreads the words. The compiler counts its operations with the others.
             product = 2 * shape[0] * (shape[1] // 8) * shape[1]
             done["the same on vectors"] = done["jaxdrop, all trips"] - product
         yield from rows_of("TPU v5e, a chip's operations", case, done, "", "flax linen")
@@ -56,7 +56,7 @@ def tpu(budget):
 
 
 def devices(topology):
-    """The devices of a TPU topology that is not here, for its compiler."""
+    """The devices of a TPU topology, as its compiler describes them."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -64,7 +64,7 @@ def devices(topology):
 
 
 def collectives(program):
-    """The kinds of the collectives in a compiled program, one for each."""
+    """The kind of each collective in a compiled program."""
     return _COLLECTIVE.findall(program.as_text())
 
 

@@ -1,8 +1,8 @@
-"""Many small regression nets with dropout at once: how they are trained and asked.
+"""Many small regression nets with dropout at once: their training and their predictions.
 
 One hidden layer of 50 ReLU units, dropout before both dense layers (the inputs too), squared error,
-L2 on the kernels: the net of Gal & Ghahramani 2016. A leading axis counts nets, each with data, a
-rate and a precision of its own, so that one program trains all splits of a set.
+L2 on the kernels: the net of Gal & Ghahramani 2016. A leading axis counts nets, each with its
+own data, rate and precision, so one program trains all splits of a set.
 """
 
 import functools
@@ -27,8 +27,8 @@ class Scaled(NamedTuple):
         y: targets to train on, (N,).
         x_test: inputs to predict, (M, D).
         y_test: targets in their own unit, (M,).
-        mean: of the targets to train on, in their own unit.
-        deviation: likewise.
+        mean: mean of the targets to train on, in their own unit.
+        deviation: standard deviation of the same targets, in their own unit.
     """
 
     x: np.ndarray
@@ -56,10 +56,10 @@ def train(key, data, rates, precisions, *, length_scale, batch, epochs, progress
         key: PRNG key; net i gets ``fold_in(key, i)``.
         data: `Scaled` with a leading axis of nets.
         rates: dropout rate of each net.
-        precisions: of the noise in the targets' own unit, of each net.
-        length_scale: of the prior, which with the precision gives the weight decay.
-        batch: examples a step; the last one of an epoch is short.
-        epochs: number of passes.
+        precisions: precision of the noise of each net, in the targets' own unit.
+        length_scale: length scale of the prior; with the precision it gives the weight decay.
+        batch: examples per step; the last step of an epoch may have fewer.
+        epochs: number of passes over the data.
         progress: called with the number of epochs done since the last call.
     """
     number, dims = data.x.shape[1:]

@@ -1,7 +1,7 @@
 """``python -m benchmarks.mnist``: dropout on MNIST, and how many passes replace weight scaling.
 
-Srivastava et al., "Dropout", 2014: table 2, its fully connected ReLU nets, and figure 11, where
-averages over Monte-Carlo passes are compared with one pass of the whole net.
+Srivastava et al., "Dropout", 2014: table 2, its fully connected ReLU nets, and figure 11, which
+compares averages over Monte-Carlo passes with one pass of the whole net.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Net(nn.Module):
 
 
 def main(arguments=None):
-    """Trains, tests, prints ours beside the published, and returns the errors in per cent."""
+    """Trains, tests, prints the errors beside the published ones, and returns them in per cent."""
     options = _options(arguments)
     train, test = read(options.data)
     _report.print_context(_report.context())
@@ -95,12 +95,12 @@ def _options(arguments):
         description="Test error of dropout on MNIST, and of averages over Monte-Carlo passes.",
     )
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz")
-    parser.add_argument("--epochs", type=count, default=100, metavar="N", help="(100)")
-    parser.add_argument("--hidden", type=count, default=1024, metavar="N", help="units (1024)")
-    parser.add_argument("--layers", type=count, default=3, metavar="N", help="hidden ones (3)")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N digits alone")
-    parser.add_argument("--repeats", type=count, default=10, metavar="N", help="of averages (10)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (0)")
+    parser.add_argument("--epochs", type=count, default=100, metavar="N", help="number (100)")
+    parser.add_argument("--hidden", type=count, default=1024, metavar="N", help="width (1024)")
+    parser.add_argument("--layers", type=count, default=3, metavar="N", help="hidden layers (3)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N digits")
+    parser.add_argument("--repeats", type=count, default=10, metavar="N", help="repetitions (10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the figures")
     parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the curve")
     options = parser.parse_args(arguments)
@@ -109,7 +109,7 @@ def _options(arguments):
 
 
 def check_data(parser, options):
-    """Says what the data are and where they can be had, if none are given."""
+    """If ``--data`` is missing, stops with what the data are and where to get them."""
     if options.data is None:
         parser.error(
             "--data: expected a folder with mnist.npz, arrays x_train, y_train, x_test, y_test; "
@@ -133,7 +133,7 @@ def read(folder):
 
 
 def momentum(steps):
-    """SGD with momentum, at a rate that falls to 0 over so many steps."""
+    """SGD with momentum, at a learning rate that falls to 0 over ``steps`` steps."""
     return optax.sgd(optax.linear_schedule(_LEARNING_RATE, 0.0, steps), _MOMENTUM)
 
 
@@ -177,7 +177,7 @@ def train_net(name, net, train, options, *, batch=_BATCH, optimizer_for=momentum
 
 
 def _bound(variables):
-    """Incoming weights of every unit within a ball (Srivastava et al. 2014, section 5.1)."""
+    """Bounds the norm of every unit's incoming weights (Srivastava et al. 2014, section 5.1)."""
 
     def bound(path, leaf):
         if path[-1].key != "kernel":
@@ -194,7 +194,7 @@ def error_of(scores, labels):
 
 
 def _curves(net, variables, test, options):
-    """Errors of averages over so many passes, as often as is asked for."""
+    """Errors of averages over several numbers of passes, repeated."""
     fn = mc.from_linen(net, variables)
     key = jax.random.key(options.seed + 1)
     found = {passes: [] for passes in _PASSES}

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.recurrent``: words predicted by an LSTM, with three kinds of dropout.
+"""``python -m benchmarks.recurrent``: an LSTM predicts words, with three kinds of dropout.
 
-In the manner of AWD-LSTM (Merity et al. 2017): dropout of the embedding, variational dropout (Gal
-& Ghahramani 2016), weight drop, tied embeddings; trained by SGD whose rate falls where the
-validation text no longer gains.
+Similar to AWD-LSTM (Merity et al. 2017): dropout of the embedding, variational dropout (Gal
+& Ghahramani 2016), weight drop, tied embeddings; trained by SGD whose rate falls if the
+validation loss no longer does.
 """
 
 import argparse
@@ -75,24 +75,24 @@ def _options(arguments):
         "variational dropout, and with Monte-Carlo averaging.",
     )
     parser.add_argument("--data", metavar="DIR", help="holds train.txt, valid.txt and test.txt")
-    parser.add_argument("--cells", type=count, default=200, metavar="N", help="a layer (200)")
-    parser.add_argument("--layers", type=count, default=2, metavar="N", help="number (2)")
+    parser.add_argument("--cells", type=count, default=200, metavar="N", help="width (200)")
+    parser.add_argument("--layers", type=count, default=2, metavar="N", help="layers (2)")
     parser.add_argument("--epochs", type=count, default=13, metavar="N", help="at most (13)")
     parser.add_argument("--batch", type=count, default=20, metavar="N", help="stretches (20)")
-    parser.add_argument("--steps", type=count, default=35, metavar="N", help="of a window (35)")
+    parser.add_argument("--steps", type=count, default=35, metavar="N", help="window (35)")
     parser.add_argument("--samples", type=count, default=50, metavar="N", help="MC passes (50)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
     parser.add_argument(
         "--checkpoints",
         type=pathlib.Path,
         metavar="DIR",
-        help="save there after every epoch, and go on from there",
+        help="save a checkpoint there after every epoch, and continue from it",
     )
     return parser.parse_args(arguments)
 
 
 def _train(kind, model, corpus, options):
-    """The `Learner` after all epochs, from the last checkpoint on."""
+    """The `Learner` after all epochs; starts at the last checkpoint."""
     key = jax.random.key(options.seed)
     learner = start(model, jax.random.fold_in(key, 0), _LEARNING_RATE)
     file = options.checkpoints and options.checkpoints / f"{kind.replace(' ', '_')}.msgpack"
@@ -126,7 +126,7 @@ def _train(kind, model, corpus, options):
 
 
 def _after_epoch(learner, params, loss):
-    """The `Learner` with one epoch more; the rate falls where nothing was gained."""
+    """The `Learner` after one more epoch; the rate falls if the validation loss did not."""
     gained = loss < learner.best_loss
     rate = learner.learning_rate if gained else learner.learning_rate / _PATIENCE
     best: Any = (params, loss) if gained else (learner.best, learner.best_loss)
@@ -134,7 +134,7 @@ def _after_epoch(learner, params, loss):
 
 
 def _save(file, learner):
-    """Whole or not at all."""
+    """Saves the whole file or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".part")
     unfinished.write_bytes(serialization.to_bytes(learner))
@@ -142,7 +142,7 @@ def _save(file, learner):
 
 
 def _perplexity(model, learner, text, samples=1, seed=0):
-    """Of the mean over samples of the probability of each word, each sample with its own masks."""
+    """Perplexity of the mean probability of each word over samples with different masks."""
     windows = _corpus.windows(text, 10, 35)
     reader = make_reader(model)
     key = jax.random.fold_in(jax.random.key(seed), 0x4D43)

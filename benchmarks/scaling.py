@@ -1,8 +1,8 @@
-"""``python -m benchmarks.scaling``: dropout in a transformer layer on up to 256 chips, on paper.
+"""``python -m benchmarks.scaling``: dropout in a transformer layer, compiled for up to 256 chips.
 
-Compiles the training step of one layer for TPU v5e chips that are not here and prints what each
-chip would do: its share of the draw, of memory traffic and temporaries, and every collective. Needs
-the compiler that ``pip install "jax[tpu]"`` brings, and no TPU.
+Compiles the training step of one layer for TPU v5e chips and prints what each chip would do:
+its share of the draw, of memory traffic and of temporaries, and every collective. This needs the
+compiler that ``pip install "jax[tpu]"`` installs, but not a TPU.
 """
 
 import argparse
@@ -31,9 +31,9 @@ class Layer(nn.Module):
     """A pre-norm transformer layer with dropout on both branches, as in Vaswani et al. 2017, 5.4.
 
     Attributes:
-        heads: of attention.
-        rate: on what a branch gives.
-        hidden_rate: on the hidden units of the second branch, which that paper leaves alone.
+        heads: number of attention heads.
+        rate: dropout rate on the output of each branch.
+        hidden_rate: dropout rate on the hidden units of the second branch, 0 in that paper.
     """
 
     heads: int
@@ -57,14 +57,14 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling",
         description="What dropout adds to a training step of a transformer layer on each of many "
-        "TPU v5e chips, by the figures of the TPU compiler. No TPU is needed.",
+        "TPU v5e chips, from the figures of the TPU compiler. A TPU is not needed.",
     )
     parser.add_argument("--batch", type=count, default=256, metavar="B", help="examples (256)")
     parser.add_argument("--length", type=count, default=512, metavar="L", help="tokens each (512)")
     parser.add_argument("--width", type=count, default=1024, metavar="D", help="features (1024)")
-    parser.add_argument("--heads", type=count, default=16, metavar="N", help="of attention (16)")
+    parser.add_argument("--heads", type=count, default=16, metavar="N", help="attention heads (16)")
     parser.add_argument(
-        "--chips", type=_chips, default="1,8,64,256", metavar="N,N", help="of chips (1,8,64,256)"
+        "--chips", type=_chips, default="1,8,64,256", metavar="N,N", help="chips (1,8,64,256)"
     )
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     options = parser.parse_args(arguments)
@@ -112,10 +112,10 @@ def _rows(chips, options, draws):
 
 
 def _step(layer, shape, mesh):
-    """Output and gradients of a layer, the batch split over the chips, weights on each.
+    """Output and gradients of a layer; each chip has a part of the batch and all weights.
 
-    The gradient that comes from above is an array, as inside a network: a constant one would let
-    the compiler leave out what reads it, without dropout alone.
+    The gradient of the output is an array, as inside a network. If it were constant, the compiler
+    could leave out what reads it, but only in the program without dropout.
     """
 
     def step(variables, key, x, above):

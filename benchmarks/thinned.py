@@ -1,8 +1,8 @@
 """``python -m benchmarks.thinned``: MNIST with no dropout, with dropout, and with thinned layers.
 
-The net is that of ``python -m benchmarks.mnist``, the training the same for all three, so that
-error stands beside time: Adam, whose steps bear the noise of one sub-network for a whole batch.
-Momentum at the rate that is used there diverges.
+The net is that of ``python -m benchmarks.mnist``. All three are trained in the same way, so error
+and time are comparable: with Adam, because its steps tolerate the noise of one sub-network for a
+whole batch. Momentum diverges at the rate that is used there.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main(arguments=None):
     }
     found = {name: {"errors": [], "seconds": []} for name in nets}
     for seed in range(options.seeds):
-        for name, net in nets.items():  # side by side, so that a busy machine slows all of them
+        for name, net in nets.items():  # in turns, because a busy machine then slows all of them
             options.seed = seed
             started = time.perf_counter()
             variables = mnist.train_net(
@@ -95,13 +95,13 @@ def _options(arguments):
         description="Test error and training time on MNIST: no dropout, dropout, thinned layers.",
     )
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz")
-    parser.add_argument("--epochs", type=count, default=30, metavar="N", help="(30)")
-    parser.add_argument("--batch", type=count, default=512, metavar="N", help="(512)")
-    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="(3)")
-    parser.add_argument("--hidden", type=count, default=1024, metavar="N", help="units (1024)")
-    parser.add_argument("--layers", type=count, default=3, metavar="N", help="hidden ones (3)")
-    parser.add_argument("--groups", type=count, default=1, metavar="N", help="of a batch (1)")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N digits alone")
+    parser.add_argument("--epochs", type=count, default=30, metavar="N", help="number (30)")
+    parser.add_argument("--batch", type=count, default=512, metavar="N", help="examples (512)")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="number (3)")
+    parser.add_argument("--hidden", type=count, default=1024, metavar="N", help="width (1024)")
+    parser.add_argument("--layers", type=count, default=3, metavar="N", help="hidden layers (3)")
+    parser.add_argument("--groups", type=count, default=1, metavar="N", help="per batch (1)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N digits")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the figures")
     parser.add_argument(
         "--picture", type=pathlib.Path, metavar="FILE", help="draw the time of a step by rate"
@@ -149,7 +149,7 @@ def _draw(file, width):
 
 
 class _Rounds(NamedTuple):
-    """How often a step is timed, at most, and for how long."""
+    """How often a step is timed at most, and for how long."""
 
     rounds: int
     seconds: float

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.uci``: MC dropout on UCI regression, beside the published table.
+"""``python -m benchmarks.uci``: MC dropout on UCI regression, compared with the published table.
 
 Gal & Ghahramani, "Dropout as a Bayesian approximation", 2016, table 1, and the protocols that its
 authors published later: ten times the epochs, and a grid whose rate and precision are chosen by
@@ -22,16 +22,16 @@ from benchmarks._uci_nets import Scaled, ask, standardise, train
 
 
 class Known(NamedTuple):
-    """What is published of a set; scores are RMSE and log-likelihood, with standard errors.
+    """What is published for a set; scores are RMSE and log-likelihood, with standard errors.
 
     Attributes:
-        rate: of the first two protocols.
-        precision: likewise, in the targets' own unit.
+        rate: dropout rate of the first two protocols.
+        precision: precision of the first two protocols, in the targets' own unit.
         grid: precisions of the grid.
         icml: scores after 400 epochs.
         long: scores after 4000 epochs.
         best: scores of the grid.
-        length_scale: of the first two protocols.
+        length_scale: length scale of the first two protocols.
     """
 
     rate: float
@@ -44,7 +44,7 @@ class Known(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """How long, and how many at once."""
+    """How long to train, and how many nets at once."""
 
     epochs: int
     batch: int
@@ -52,7 +52,7 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {"icml": Protocol(400, 32), "long": Protocol(4000, 128), "grid": Protocol(4000, 128)}
 RATES = (0.005, 0.01, 0.05, 0.1)
-# Of sets of which nothing is published: share of the targets' variance that may be noise.
+# For sets without published results: share of the targets' variance that may be noise.
 NOISE_SHARES = (0.3, 0.1, 0.03, 0.01, 0.003)
 # fmt: off
 PUBLISHED = {
@@ -71,7 +71,7 @@ PUBLISHED = {
 
 
 def main(arguments=None):
-    """Trains, asks, prints ours beside the published, and returns the rows."""
+    """Trains, predicts, prints the scores beside the published ones, and returns the rows."""
     options = _options(arguments)
     sets = _read(options.data, options.sets)
     _report.print_context(_report.context())
@@ -106,12 +106,12 @@ def _options(arguments):
         metavar="DIR",
         help="holds one or more npz files with <set>/X and <set>/y",
     )
-    parser.add_argument("--sets", metavar="A,B", help="beginnings of their names (all there are)")
+    parser.add_argument("--sets", metavar="A,B", help="beginnings of the names (default: all)")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="icml")
-    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="of training (1)")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="training seeds (1)")
     parser.add_argument("--splits", type=count, default=20, metavar="N", help="the first N (20)")
-    parser.add_argument("--samples", type=count, default=10_000, metavar="N", help="(10000)")
-    parser.add_argument("--epochs", type=count, metavar="N", help="other than the protocol's")
+    parser.add_argument("--samples", type=count, default=10_000, metavar="N", help="number (10000)")
+    parser.add_argument("--epochs", type=count, metavar="N", help="instead of the protocol's")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     options = parser.parse_args(arguments)
     if options.data is None:
@@ -123,7 +123,7 @@ def _options(arguments):
 
 
 def _read(folder, wanted):
-    """``(X, y)`` by name of the sets that are wanted, from all npz files of a folder."""
+    """``(X, y)`` of the chosen sets by name, from all npz files of a folder."""
     found = {}
     for file in sorted(folder.glob("*.npz")):
         with np.load(file) as arrays:
@@ -185,7 +185,7 @@ def _run(name, x, y, options, protocol, seed):
 
 
 def _choose(name, x, y, chosen, known, options, protocol, key):
-    """Rate and precision of each split by the last fifth of its training part."""
+    """Rate and precision of each split, chosen on the last fifth of its training part."""
     grid = known.grid if known else tuple(1 / (share * y.var()) for share in NOISE_SHARES)
     pairs = [(rate, precision) for rate in RATES for precision in grid]
     data = []
