@@ -54,6 +54,16 @@ def test_the_reference_takes_in_each_floor(floor):
     assert re.search(rf"^::: jaxdrop\.{floor}$", page, re.MULTILINE)
 
 
+def test_the_design_page_names_what_exists():
+    """Paths from the root, and tests by their names."""
+    page = (_DOCS / "design.md").read_text("utf-8")
+    paths = re.findall(r"`((?:jaxdrop|tests|docs)/[\w./]+)`", page)
+    assert paths and not [path for path in paths if not (_ROOT / path).exists()]
+    sources = "".join(path.read_text("utf-8") for path in (_ROOT / "tests").rglob("test_*.py"))
+    tests = set(re.findall(r"`(test_\w+)`", page))
+    assert tests and tests <= set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+
+
 def test_every_page_is_in_the_menu():
     menu = set(re.findall(r": (\S+\.md)$", (_ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
     assert menu == {str(page.relative_to(_DOCS)) for page in _PAGES}
