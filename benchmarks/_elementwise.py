@@ -73,7 +73,7 @@ def rates(budget):
         "copy": jax.jit(_peers.copy),
         "static rate": jax.jit(_peers.ours(0.1)),
         "traced rate": lambda key, x: everything(key, x, np.float32(0.1)),
-        "rate a channel": lambda key, x: everything(key, x, channel),
+        "rate per channel": lambda key, x: everything(key, x, channel),
         "shared axis": jax.jit(lambda key, x: jaxdrop.dropout(key, x, 0.1, broadcast_dims=(1,))),
     }
     case = f"float32 {_text(x.shape)}, rate 0.1"

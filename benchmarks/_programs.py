@@ -25,7 +25,7 @@ def kept(budget):
 
     values = {name: bytes_per_element(function) for name, function in _peers.in_jax(0.1).items()}
     case = f"float32 {x.shape[0]}x{x.shape[1]}, rate 0.1"
-    yield from rows_of("kept for backward", case, values, "B/entry", "flax linen")
+    yield from rows_of("kept for backward", case, values, "B/element", "flax linen")
 
 
 def temporaries(budget):

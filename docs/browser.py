@@ -1,9 +1,9 @@
 """Looks at the built pages in a browser: ``python docs/browser.py SITE [--chromium PATH]``.
 
-Each page is opened on a desktop and on a phone, in both colours; a line is printed for each message
-on the console, each file that does not load, each picture without pixels, and each page that is
-wider than the screen. Needs ``pip install playwright``, and a Chromium (``playwright install
-chromium``, or the path of one that is there).
+It opens each page on a desktop and on a phone, in both colour schemes. It prints a line for each
+message on the console, each file that does not load, each picture without pixels, and each page
+that is wider than the screen. It needs ``pip install playwright`` and a Chromium (``playwright
+install chromium``, or the path of an installed one).
 """
 
 import argparse
@@ -36,7 +36,7 @@ def _serve(site):
 
 
 def _listen(page):
-    """A list that fills with what the page says on its console, and with what does not load."""
+    """A list that collects messages on the console of the page, and files that do not load."""
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -91,7 +91,7 @@ def faults(site, pages, chromium=None, pictures=None):
 
 
 def main():
-    """Prints the faults; the status is 1 where there is one."""
+    """Prints the faults; the status is 1 if there is one."""
     parser = argparse.ArgumentParser(description="Looks at the built pages in a browser.")
     parser.add_argument("site", help="folder of the built pages")
     parser.add_argument("--chromium", help="path of the browser; playwright's own if left out")

@@ -52,13 +52,13 @@ def faults(site):
 def _leads(path, link, pages):
     parts = urllib.parse.urlsplit(link)
     if parts.scheme or parts.netloc:
-        return True  # other sites are not ours to check
+        return True  # other sites are not checked
     place = urllib.parse.unquote(parts.path)
     target = (path.parent / place).resolve() if place else path
     if target.is_dir():
         target /= "index.html"
     fragment = urllib.parse.unquote(parts.fragment)
-    # A link to __nothing and the like is of the theme's own controls.
+    # Links such as __nothing belong to the controls of the theme.
     if target in pages and fragment and not fragment.startswith("__"):
         return fragment in pages[target].anchors
     return target.is_file()
@@ -75,7 +75,7 @@ def _names_missing(pages, site):
 
 
 def on_post_build(config, **_):
-    """Fails the build where a page is faulty."""
+    """Fails the build if a page is faulty."""
     found = faults(config["site_dir"])
     if found:
         from mkdocs.exceptions import Abort

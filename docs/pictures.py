@@ -13,7 +13,7 @@ _RATE = 0.25
 
 
 def elements(keys):
-    """Entries on their own, and entries that share a decision."""
+    """Independent elements, and elements that share a decision."""
     x = jnp.ones((16, 24))
     return {
         "dropout": jaxdrop.dropout(next(keys), x, _RATE) != 0,
@@ -48,7 +48,7 @@ def sequences(keys):
 
 
 def attention(keys):
-    """Queries down, keys across; heads down for the last."""
+    """Queries down, keys across; in the last, examples down and heads across."""
     weights, heads = jnp.ones((1, 1, 20, 20)), jnp.ones((12, 1, 8, 1))
     return {
         "attention_dropout": jaxdrop.attention_dropout(next(keys), weights, _RATE) != 0,
@@ -70,7 +70,7 @@ def tokens(keys):
 
 
 def main():
-    """Draws each gallery into a file of its own."""
+    """Draws each gallery into its own file."""
     for number, draw in enumerate((elements, structured, sequences, attention, weights, tokens)):
         keys = iter(list(jax.random.split(jax.random.key(number), 8)))
         masks = draw(keys)
