@@ -5,6 +5,7 @@ MkDocs calls the functions named ``on_...``; `faults` also serves the tests.
 
 import html.parser
 import importlib
+import inspect
 import pathlib
 import urllib.parse
 
@@ -66,12 +67,20 @@ def _leads(path, link, pages):
 
 def _names_missing(pages, site):
     for package in _PACKAGES:
-        module = importlib.import_module(f"jaxdrop.{package}")
         page = pages.get(site / "api" / package / "index.html")
         anchors = page.anchors if page else set()
-        for name in module.__all__:
+        for name in names(package):
             if f"jaxdrop.{package}.{name}" not in anchors:
                 yield f"jaxdrop.{package}.{name}: not in the reference"
+
+
+def names(package):
+    """What the reference explains: public names, and how a layer is called."""
+    module = importlib.import_module(f"jaxdrop.{package}")
+    for name in module.__all__:
+        yield name
+        if package in ("linen", "nnx") and inspect.isclass(getattr(module, name)):
+            yield f"{name}.__call__"
 
 
 def on_post_build(config, **_):

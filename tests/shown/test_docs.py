@@ -88,11 +88,11 @@ def hooks():
     return module
 
 
-def _site(folder, body):
+def _site(hooks, folder, body):
     for floor in _FLOORS:
         page = folder / "api" / floor / "index.html"
         page.parent.mkdir(parents=True)
-        names = getattr(jaxdrop, floor).__all__
+        names = hooks.names(floor)
         page.write_text("".join(f'<h2 id="jaxdrop.{floor}.{name}"></h2>' for name in names))
     (folder / "index.html").write_text(body)
     return folder
@@ -100,7 +100,7 @@ def _site(folder, body):
 
 def test_a_sound_site_passes(hooks, tmp_path):
     body = '<a href="api/mc/#jaxdrop.mc.audit">a</a> <a href="https://jax.dev">b</a>'
-    assert hooks.faults(_site(tmp_path, body)) == []
+    assert hooks.faults(_site(hooks, tmp_path, body)) == []
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,17 @@ def test_a_sound_site_passes(hooks, tmp_path):
     ],
 )
 def test_a_broken_page_fails_the_build(hooks, tmp_path, body, fault):
-    (found,) = hooks.faults(_site(tmp_path, body))
+    (found,) = hooks.faults(_site(hooks, tmp_path, body))
     assert fault in found
 
 
 def test_a_name_that_the_reference_lacks_fails_the_build(hooks, tmp_path):
-    page = _site(tmp_path, "") / "api" / "mc" / "index.html"
+    page = _site(hooks, tmp_path, "") / "api" / "mc" / "index.html"
     page.write_text(page.read_text().replace("jaxdrop.mc.audit", "jaxdrop.mc.other"))
     assert hooks.faults(tmp_path) == ["jaxdrop.mc.audit: not in the reference"]
+
+
+def test_a_call_that_the_reference_lacks_fails_the_build(hooks, tmp_path):
+    page = _site(hooks, tmp_path, "") / "api" / "nnx" / "index.html"
+    page.write_text(page.read_text().replace("DropPath.__call__", "DropPath.other"))
+    assert hooks.faults(tmp_path) == ["jaxdrop.nnx.DropPath.__call__: not in the reference"]
