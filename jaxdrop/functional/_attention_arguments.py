@@ -17,7 +17,7 @@ _MODES = ("weights", "keys", "heads")
 def checked(arrays, limits, scale, **options):
     """The arguments of a call as `Arrays`, `Limits` and `Settings`.
 
-    The arrays have an axis of examples, and positions still before heads; the rate is open.
+    The arrays have an axis of examples, and positions still before heads.
     """
     query, key, value = _check_arrays(*arrays)
     bias, mask, query_lengths, key_lengths = limits
@@ -95,7 +95,7 @@ def _check_mask(mask, shape):
 
 
 def _settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims, block_size):
-    """`Settings`, the rate still open."""
+    """The `Settings`."""
     if mode not in _MODES:
         raise ValueError(
             f"mode: expected one of {', '.join(map(repr, _MODES))}, got {mode!r}; "
@@ -112,7 +112,6 @@ def _settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims
         is_causal=bool(is_causal),
         local_window=_check_window(window),
         mode=mode,
-        rate=None,
         mask_shape=mask_shape,
         block_size=_check_block_size(block_size, shape[-1]),
     )

@@ -40,7 +40,7 @@ class Fixed(NamedTuple):
     Attributes:
         limits: which keys count.
         cipher_key: what the masks are drawn from, or None where nothing is dropped.
-        rate: an array, or None if `Settings` holds a number.
+        rate: a `Rate` without a flag, or None where nothing is dropped.
         lost: rows (B, N, T, 1) of which dropping keys would leave nothing, or None.
     """
 
@@ -52,9 +52,10 @@ class Fixed(NamedTuple):
 
 def attend_blocks(settings: Settings, arrays: Arrays, limits: Limits, dropout_key, rate):
     """(B, N, T, H) in float32 or wider."""
-    cipher_key = None if settings.mode == "none" else _draw.cipher_key(dropout_key, rate)
-    rate = None if settings.rate is not None else lax.stop_gradient(rate)
-    fixed = Fixed(limits, cipher_key, rate, None)
+    cipher_key = (
+        None if settings.mode == "none" else _draw.cipher_key(dropout_key, rate.known is not None)
+    )
+    fixed = Fixed(limits, cipher_key, lax.stop_gradient(rate), None)
     if settings.mode == "keys":
         fixed = fixed._replace(lost=_lost_rows(settings, lax.stop_gradient(arrays), fixed))
     out, _, _ = _attend(settings, arrays, fixed)
@@ -168,7 +169,7 @@ def _scores(settings, here, fixed, start, keys):
     keep, keep_prob = _decisions(settings, fixed, start, scores)
     if settings.mode == "keys":
         scores = jnp.where(keep | fixed.lost, scores, np.float32(-np.inf))
-        if settings.rate is None:
+        if fixed.rate.known is None:
             unknown = jnp.isnan(_mask.aligned(keep_prob, scores))
             scores = jnp.where(unknown, np.float32(np.nan), scores)
     return scores, (keep, keep_prob)
@@ -194,11 +195,10 @@ def _lost_rows(settings, arrays, fixed):
 
 
 def _decisions(settings, fixed, start, like):
-    rate = fixed.rate if settings.rate is None else settings.rate
     shape = settings.mask_shape
     shared = shape[-1] == 1
     window = Window(shape, 0 if shared else start, 1 if shared else settings.block_size)
-    return draw_window(fixed.cipher_key, rate, window, like=like)
+    return draw_window(fixed.cipher_key, fixed.rate, window, like=like)
 
 
 def _drop(settings, keep, weights):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop.functional._dot_product_attention import dot_product_attention
-from jaxdrop.functional._drop import draws
 from jaxdrop.masks import _keys
+from jaxdrop.masks._rate import draws
 
 
 def attention(arrays, bias, mask, key, rate, *, precision, **options):

@@ -53,7 +53,6 @@ class Settings(NamedTuple):
         is_causal: whether a query looks at no later key.
         local_window: ``(left, right)`` or None.
         mode: "weights", "keys" or "none".
-        rate: a known rate, or None.
         mask_shape: of the decisions.
         block_size: keys of a block, or None for all at once.
     """
@@ -62,7 +61,6 @@ class Settings(NamedTuple):
     is_causal: bool
     local_window: tuple[int, int] | None
     mode: str
-    rate: float | None
     mask_shape: tuple[int, ...]
     block_size: int | None
 

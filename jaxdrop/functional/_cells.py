@@ -13,9 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdrop.functional import _drop
 from jaxdrop.masks import _keys, _layout, _mask, _rate
 
 
@@ -114,17 +112,13 @@ def finish(effects, old, new, output):
 
 def draws_any(rates, deterministic):
     """Whether any of the rates needs random bits; all of them are checked."""
-    known = [_rate.check_rate(rate) for rate in rates]
-    return any(_drop.draws(rate, deterministic) for rate in known)
+    checked = [_rate.check_rate(rate, deterministic=deterministic) for rate in rates]
+    return not all(rate.settled for rate in checked)
 
 
 def common_rate(rates):
     """The one rate of all that drop, 0 if none does; None if they differ or are not known."""
-    found: set[float | None] = {0.0}
-    for rate in rates:
-        known = _rate.check_rate(rate)
-        found.add(known if isinstance(known, float) else None)
-    found -= {0.0}
+    found = {_rate.check_rate(rate).known for rate in rates} - {0.0}
     return 0.0 if not found else found.pop() if len(found) == 1 else None
 
 
@@ -137,7 +131,7 @@ def rate_names(cell):
 def is_off(rates, deterministic):
     """Whether nothing is dropped, as is known now."""
     off = all(isinstance(rate, numbers.Real) and rate == 0 for rate in rates)
-    return off or _drop.check_flag(deterministic) is True
+    return off or _rate.check_flag(deterministic) is True
 
 
 def fold_words(words, shape):
@@ -160,30 +154,20 @@ def draw_words(key, rate, deterministic, shape):
         deterministic: if true, nothing is dropped; may be traced.
         shape: of the mask.
     """
-    rate, flag = _rate.check_rate(rate, shape), _drop.check_flag(deterministic)
-    if not _drop.draws(rate, flag):
-        return None
-    if isinstance(rate, float) and flag is False:
-        return _draw(key, None, rate=rate, shape=shape)
-    return _draw(key, _effective(rate, flag), rate=None, shape=shape)
+    rate = _rate.check_rate(rate, shape, deterministic=deterministic)
+    return None if rate.settled else _draw(key, rate, shape=shape)
 
 
-@functools.partial(jax.jit, static_argnames=("rate", "shape"))
-def _draw(key, traced_rate, *, rate, shape):
-    mask = _mask.draw(key, traced_rate if rate is None else rate, shape)
-    return fold_words(mask.words, shape)
-
-
-def _effective(rate, flag):
-    """The rate, and 0 where a traced flag switches off."""
-    return jnp.asarray(_drop.effective_rate(rate, None if flag is False else flag), jnp.float32)
+@functools.partial(jax.jit, static_argnames="shape")
+def _draw(key, rate, *, shape):
+    return fold_words(_mask.draw(key, rate, shape).words, shape)
 
 
 def apply_words(words, rate, deterministic, x, name="inputs"):
     """`dropout` of ``x`` by a mask of `draw_words`, at the same rate and flag."""
-    rate, flag = _rate.check_rate(rate), _drop.check_flag(deterministic)
-    if not _drop.draws(rate, flag):
-        return x if flag is True or rate == 0.0 else jnp.zeros_like(x)
+    rate = _rate.check_rate(rate, deterministic=deterministic)
+    if rate.settled:
+        return jnp.zeros_like(x) if rate.known else x
     layout = along_last(x.shape)
     if words is None or words.shape != layout.words_shape:
         found = "no mask" if words is None else f"a mask of shape {words.shape} in words"
@@ -191,11 +175,7 @@ def apply_words(words, rate, deterministic, x, name="inputs"):
             f"{name}: expected the shape that the masks of the carry were drawn for, got shape "
             f"{x.shape} and {found}; make the carry with initialize_carry for inputs of this shape"
         )
-    if isinstance(rate, float) and flag is False:
-        keep_prob = _rate.keep_probability(rate, np)
-    else:
-        keep_prob = _rate.keep_probability(_effective(rate, flag))
-    return _mask.words_only(_select)(words, keep_prob, x)
+    return _mask.words_only(_select)(words, _rate.odds(rate.effective).keep_prob, x)
 
 
 def _select(words, keep_prob, x):

@@ -12,7 +12,7 @@ from jaxdrop.functional import _attention_arguments as _arguments
 from jaxdrop.functional._attention_blocks import attend_blocks
 from jaxdrop.functional._attention_dense import attend_dense
 from jaxdrop.functional._attention_logits import inside_queries
-from jaxdrop.functional._drop import Flag, Key, check_flag, draws, drop, effective_rate
+from jaxdrop.functional._drop import Flag, Key, drop
 from jaxdrop.masks import _keys, _mask, _rate
 
 
@@ -117,23 +117,21 @@ def dot_product_attention(
         broadcast_dims=broadcast_dims,
         block_size=block_size,
     )
-    rate = _rate.check_rate(rate, settings.mask_shape)
-    flag = check_flag(deterministic)
+    checked = _rate.check_rate(rate, settings.mask_shape, deterministic=deterministic)
     rank = query.ndim
     plain = functools.partial(_plain, settings, arrays, limits, implementation, rank)
-    if not draws(rate, flag):
-        nothing = flag is True or rate == 0 or mode == "keys"
-        return plain() if nothing else jnp.zeros_like(query)
+    if checked.settled:
+        return jnp.zeros_like(query) if checked.known and mode != "keys" else plain()
     _keys.check_key(dropout_key, "dropout_key")
     if mode != "heads":
-        return _dropped(settings, arrays, limits, dropout_key, rate, flag, rank)
+        return _attention(settings, arrays, limits, dropout_key, checked, rank)
     if block_size is None:
         out = plain()
     else:
-        off = settings._replace(mode="none", rate=0.0)
-        out = _attention(off, arrays, limits, None, None, None, rank)
+        off = settings._replace(mode="none")
+        out = _attention(off, arrays, limits, None, None, rank)
     shape = settings.mask_shape if rank == 4 else settings.mask_shape[1:]
-    return drop(dropout_key, out, rate, shape, deterministic=flag)
+    return drop(dropout_key, out, rate, shape, deterministic=deterministic)
 
 
 def _plain(settings, arrays, limits, implementation, rank):
@@ -156,19 +154,9 @@ def _plain(settings, arrays, limits, implementation, rank):
     return out[0] if rank == 3 else out
 
 
-def _dropped(settings, arrays, limits, dropout_key, rate, flag, rank):
-    """With dropout, a rate and a flag that are known now taking static paths."""
-    if isinstance(rate, float) and flag is False:
-        return _attention(
-            settings._replace(rate=rate), arrays, limits, dropout_key, None, None, rank
-        )
-    flag = None if flag is False else flag
-    return _attention(settings, arrays, limits, dropout_key, rate, flag, rank)
-
-
 @functools.partial(jax.jit, static_argnames=("settings", "rank"))
-def _attention(settings, arrays, limits, dropout_key, rate, deterministic, rank):
-    rate = settings.rate if rate is None else effective_rate(rate, deterministic)
+def _attention(settings, arrays, limits, dropout_key, rate, rank):
+    rate = rate and rate.resolved()  # else every block would ask the flag again
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in arrays[:3])
     arrays = arrays._replace(query=q, key=k, value=v)
     empty = 0 in (*q.shape, *k.shape)  # no block to begin with

@@ -1,14 +1,13 @@
 """What every function does: check early, choose the static or the traced way, draw, apply."""
 
+import dataclasses
 import functools
-import numbers
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdrop.masks import _keys, _mask, _rate
 
@@ -43,62 +42,25 @@ def drop(key, x, rate, mask_shape, *, deterministic, rule=_ZEROS):
     deterministic call draws nothing. Traced ones share one program for all values.
     """
     leading = jnp.ndim(jax.tree.leaves(x)[0]) - len(mask_shape)
-    rate = _rate.check_rate(rate, (1,) * leading + mask_shape)
-    rate = _with_rank(rate, len(mask_shape))
-    flag = check_flag(deterministic)
-    if not draws(rate, flag):
-        return rule.kept(x) if flag is True or rate == 0.0 else rule.dropped(x)
+    rate = _rate.check_rate(rate, (1,) * leading + mask_shape, deterministic=deterministic)
+    if rate.settled:
+        return rule.dropped(x) if rate.known else rule.kept(x)
     _keys.check_key(key)
-    flag = None if flag is False else flag
-    static = {"mask_shape": mask_shape, "draw": rule.draw, "apply": rule.apply}
-    if isinstance(rate, float):
-        return _drop(key, x, None, flag, rate=rate, **static)
-    return _drop(key, x, rate, flag, rate=None, **static)
+    rate = _with_rank(rate, len(mask_shape))
+    return _drop(key, x, rate, mask_shape=mask_shape, draw=rule.draw, apply=rule.apply)
 
 
 def _with_rank(rate, rank):
     """The rate without the leading axes of size 1 that a mask of this rank lacks."""
-    if isinstance(rate, float) or rate.ndim <= rank:
+    extra = getattr(rate.traced, "ndim", 0) - rank
+    if extra <= 0:
         return rate
-    return rate.reshape(rate.shape[rate.ndim - rank :])
+    return dataclasses.replace(rate, traced=rate.traced.reshape(rate.traced.shape[extra:]))
 
 
-@functools.partial(jax.jit, static_argnames=("rate", "mask_shape", "draw", "apply"))
-def _drop(key, x, traced_rate, deterministic, *, rate, mask_shape, draw, apply):
-    rate = traced_rate if rate is None else rate
-    rate = effective_rate(rate, deterministic)
+@functools.partial(jax.jit, static_argnames=("mask_shape", "draw", "apply"))
+def _drop(key, x, rate, *, mask_shape, draw, apply):
     return apply(draw(key, rate, mask_shape, like=jax.tree.leaves(x)[0]), x)
-
-
-def effective_rate(rate, deterministic):
-    """The rate, and 0 where a traced flag switches dropout off; None stands for a flag of False."""
-    if deterministic is None:
-        return rate
-    return jnp.where(deterministic, jnp.float32(0), jnp.asarray(rate, jnp.float32))
-
-
-def draws(rate, deterministic):
-    """Whether a call needs a key: not if the flag or a rate of 0 or 1 settles every decision."""
-    flag = check_flag(deterministic)
-    settled = isinstance(rate, numbers.Real) and rate in (0, 1)
-    return not (flag is True or (flag is False and settled))
-
-
-def check_flag(deterministic):
-    """Returns a Python bool for a flag known now, else a traced boolean scalar."""
-    if is_bool(deterministic):
-        return bool(deterministic)
-    if getattr(deterministic, "dtype", None) == np.bool_ and deterministic.shape == ():
-        return deterministic
-    raise TypeError(
-        f"deterministic: expected True, False or a boolean scalar, got {deterministic!r}; "
-        "write deterministic=False to drop, deterministic=True to switch dropout off"
-    )
-
-
-def is_bool(value):
-    """Whether a value is a boolean, which Python counts as the integer 0 or 1."""
-    return isinstance(value, bool | np.bool_)
 
 
 def check_count(value, name, example):
@@ -109,7 +71,7 @@ def check_count(value, name, example):
         raise TypeError(
             f"{name}: expected an integer, got {value!r}; write for example {name}={example}"
         ) from None
-    if is_bool(value) or count < 1:
+    if _rate.is_bool(value) or count < 1:
         raise ValueError(
             f"{name}: expected at least 1, got {value}; write for example {name}={example}"
         )
@@ -119,7 +81,7 @@ def check_count(value, name, example):
 def check_axes(axes, ndim, name):
     """Axes of an array of rank ``ndim`` as a tuple of numbers in [0, ndim), each named once."""
     try:
-        given = tuple(operator.index(axis) for axis in axes if not is_bool(axis))
+        given = tuple(operator.index(axis) for axis in axes if not _rate.is_bool(axis))
     except TypeError:
         given = None
     if given is None or len(given) < len(axes):

@@ -83,7 +83,7 @@ def drop_block(
     sizes = [1] * x.ndim
     for axis, size in zip(space, _check_block_size(block_size, len(space))):
         sizes[axis] = size
-    rate = _rate.check_rate(rate, own_shape(x, own))
+    _rate.check_rate(rate, own_shape(x, own))
     rule = Rule(draw=_blocks.Blocks(tuple(sizes)))
     return drop(key, x, rate, x.shape, deterministic=deterministic, rule=rule)
 

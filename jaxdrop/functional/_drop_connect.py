@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_flag, draws
+from jaxdrop.functional._drop import Flag, Key
 from jaxdrop.functional._dropout import dropout
 from jaxdrop.masks import _keys, _mask, _rate
 
@@ -65,15 +65,15 @@ def drop_connect(
         training, as dropout.
     """
     _keys.refuse_keys(params=params, rate=rate)
-    rate, flag = _rate.check_rate(rate), check_flag(deterministic)
+    settled = _rate.check_rate(rate, deterministic=deterministic).settled
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     chosen = _chosen([(names_of(path), leaf) for path, leaf in leaves], where)
     keys = [None] * len(leaves)
-    if draws(rate, flag):
+    if not settled:
         _keys.check_key(key)
         keys = jax.random.split(_keys.typed(key), len(leaves))  # pyright: ignore
     dropped = [
-        dropout(keys[i], leaf, rate, deterministic=flag) if chosen[i] else leaf
+        dropout(keys[i], leaf, rate, deterministic=deterministic) if chosen[i] else leaf
         for i, (_, leaf) in enumerate(leaves)
     ]
     same = all(new is leaf for new, (_, leaf) in zip(dropped, leaves))

@@ -94,13 +94,13 @@ def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Arra
     References:
         Huang et al., "Deep networks with stochastic depth", 2016, eq. 4.
     """
-    rate = _rate.check_rate(rate)
+    checked = _rate.check_rate(rate)
     shares = (
         np.arange(1, check_count(depth, "depth", 12) + 1) / depth
     )  # 1 for the last: its rate is exact
-    if isinstance(rate, float):
-        return tuple((rate * shares).tolist())
-    rate = jnp.asarray(rate, jnp.float32)
+    if checked.known is not None:
+        return tuple((checked.known * shares).tolist())
+    rate = jnp.asarray(checked.traced, jnp.float32)
     if rate.ndim:
         raise ValueError(
             f"rate: expected a scalar, the rate of the last block, got shape {rate.shape}; "

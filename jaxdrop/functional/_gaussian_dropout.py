@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, check_flag, draws, shared_shape
+from jaxdrop.functional._drop import Flag, Key, check_axes, shared_shape
 from jaxdrop.functional._perturb import perturb
 from jaxdrop.masks import _mask, _noise, _rate
 
@@ -54,11 +54,13 @@ def gaussian_dropout(
     """
     x = _mask.check_array(x)
     shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
-    rate = _rate.check_rate(rate, shape, "noise")
-    flag = check_flag(deterministic)
-    if not draws(rate, flag):
-        return x if flag is True or rate == 0.0 else jnp.zeros_like(x)
-    return perturb(key, x, (rate,), shape, deterministic=flag, draw=_noise.normal, apply=_apply)
+    checked = _rate.check_rate(rate, shape, "noise", deterministic)
+    if checked.settled:
+        return jnp.zeros_like(x) if checked.known else x
+    levels = (checked.value,)
+    return perturb(
+        key, x, levels, shape, deterministic=deterministic, draw=_noise.normal, apply=_apply
+    )
 
 
 def _apply(noise, x, rate):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, check_flag, shared_shape
+from jaxdrop.functional._drop import Flag, Key, check_axes, shared_shape
 from jaxdrop.functional._perturb import perturb
 from jaxdrop.masks import _mask, _noise, _rate
 
@@ -64,10 +64,13 @@ def gaussian_noise(
     shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
     meaning = "standard deviations"
     stddev = _rate.check_real(stddev, "stddev", ends, "[0, inf)", meaning, remedy, shape, "noise")
-    flag = check_flag(deterministic)
+    _rate.check_flag(deterministic)
     if equal_rate(stddev) == 0:
         return x
-    return perturb(key, x, (stddev,), shape, deterministic=flag, draw=_noise.normal, apply=_apply)
+    levels = (stddev,)
+    return perturb(
+        key, x, levels, shape, deterministic=deterministic, draw=_noise.normal, apply=_apply
+    )
 
 
 def equal_rate(stddev):

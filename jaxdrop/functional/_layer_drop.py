@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_flag, draws, effective_rate
+from jaxdrop.functional._drop import Flag, Key
 from jaxdrop.functional._either import either
 from jaxdrop.masks import _keys, _mask, _rate
 
@@ -71,17 +71,16 @@ def run_or_skip(key, block, x, rate, deterministic, rescale, *, call, either):
             "give what computes the layer, not its output"
         )
     x = jax.tree.map(jnp.asarray, x)
-    rate, flag = _rate.check_rate(rate), check_flag(deterministic)
-    if getattr(rate, "ndim", 0):
+    checked = _rate.check_rate(rate, deterministic=deterministic)
+    if jnp.ndim(checked.value):
         raise ValueError(
-            f"rate: expected a scalar, since a call is one decision, got shape {rate.shape}; "  # pyright: ignore
+            f"rate: expected a scalar, since a call is one decision, got shape {rate.shape}; "
             "for one rate a layer scan over them, for one decision an example there is drop_path"
         )
-    if not draws(rate, flag):
-        runs = flag is True or rate == 0.0
-        return _checked(call(block, x), x) if runs else x
+    if checked.settled:
+        return x if checked.known else _checked(call(block, x), x)
     _keys.check_key(key)
-    keep, keep_prob = _decide(key, rate, None if flag is False else flag)
+    keep, keep_prob = _decide(key, checked)
 
     def run(block):
         y = _checked(call(block, x), x)
@@ -91,8 +90,8 @@ def run_or_skip(key, block, x, rate, deterministic, rescale, *, call, either):
 
 
 @jax.jit
-def _decide(key, rate, flag):
-    mask = _mask.draw(key, effective_rate(rate, flag), ())
+def _decide(key, rate):
+    mask = _mask.draw(key, rate, ())
     return mask.unpack(), mask.keep_prob
 
 

@@ -5,8 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdrop.functional._drop import check_flag
-from jaxdrop.masks import _keys, _mask
+from jaxdrop.masks import _keys, _mask, _rate
 
 
 def perturb(key, x, levels, shape, *, deterministic, draw, apply):
@@ -24,16 +23,15 @@ def perturb(key, x, levels, shape, *, deterministic, draw, apply):
         draw: ``normal`` or ``uniform`` of `jaxdrop.masks._noise`.
         apply: function of the noise, ``x`` and the levels, all of the dtype to compute in.
     """
-    flag = check_flag(deterministic)
-    if flag is True:
+    off = _rate.check_flag(deterministic)
+    if off is True:
         return x
     _keys.check_key(key)
-    flag = None if flag is False else flag
-    return _perturb(key, x, levels, flag, shape=shape, draw=draw, apply=apply)
+    return _perturb(key, x, levels, off, shape=shape, draw=draw, apply=apply)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "draw", "apply"))
-def _perturb(key, x, levels, deterministic, *, shape, draw, apply):
+def _perturb(key, x, levels, off, *, shape, draw, apply):
     def perturbed(key, x, levels):
         wide = _mask.wide_dtype(x)
         real = jnp.finfo(wide).dtype
@@ -43,4 +41,4 @@ def _perturb(key, x, levels, deterministic, *, shape, draw, apply):
 
     # Not every entry is worth its bytes: the noise is cheaper to draw again than to keep.
     y = jax.checkpoint(perturbed, prevent_cse=False)(key, x, levels)
-    return y if deterministic is None else jnp.where(deterministic, x, y)
+    return y if off is None else jnp.where(off, x, y)

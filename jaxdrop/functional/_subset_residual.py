@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, check_count, check_flag
+from jaxdrop.functional._drop import Flag, Key, check_axes, check_count
 from jaxdrop.functional._either import either
 from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
 
@@ -141,9 +141,9 @@ def add_branch(key, branch, arrays, split, deterministic, *, call, either):
         call: ``call(branch, *arrays)``.
         either: ``either(flag, first, second, branch)``: one of both functions, of the branch.
     """
-    flag = check_flag(deterministic)
+    off = _rate.check_flag(deterministic)
     x, thins = arrays[0], 0 < split.num_kept < split.size
-    if flag is not True and thins:
+    if off is not True and thins:
         _keys.check_key(key)
 
     def whole(branch):
@@ -156,9 +156,7 @@ def add_branch(key, branch, arrays, split, deterministic, *, call, either):
         drawn = [_gather(array, indices, split=split) for array in arrays]
         return _add(x, _checked(call(branch, *drawn), drawn[0]), indices, split=split)
 
-    if isinstance(flag, bool):
-        return whole(branch) if flag else part(branch)
-    return either(flag, whole, part, branch)
+    return either(off, whole, part, branch)
 
 
 def _checked(y, x):

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_count, check_flag
+from jaxdrop.functional._drop import Flag, Key, check_count
+from jaxdrop.functional._either import either
 from jaxdrop.functional._take import subset_of, take
 from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
 
@@ -79,17 +79,17 @@ def thinned_mlp(
     """
     _keys.refuse_keys(x=x, layers=layers, rate=rate)
     share = _rate.check_static_rate(rate, _HIDDEN, _TRACED)
-    flag = check_flag(deterministic)
+    off = _rate.check_flag(deterministic)
     x = _mask.check_array(x)
     layers = _check_layers(layers, x)
     widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
     kept = tuple(max(1, round(width * (1 - share))) if share < 1 else 0 for width in widths)
-    groups = _check_groups(num_groups, x, flag)
+    groups = _check_groups(num_groups, x, off)
 
-    def full():
+    def full(layers):
         return _mlp(x, layers, activation, [1.0] * len(widths))
 
-    def thin():
+    def thin(layers):
         fewer = _thinned(key, layers, kept=kept, groups=groups)
         scales = [width / max(1, count) for width, count in zip(widths, kept)]
         run = functools.partial(_in_groups, groups, lambda x, ls: _mlp(x, ls, activation, scales))
@@ -98,11 +98,11 @@ def thinned_mlp(
             return run(x, fewer)
         return jax.sharding.auto_axes(run, out_sharding=sharding)(x, fewer)  # pyright: ignore
 
-    if flag is True or list(kept) == widths:
-        return full()
+    if off is True or list(kept) == widths:
+        return full(layers)
     if share < 1:
         _keys.check_key(key)
-    return thin() if flag is False else lax.cond(flag, full, thin)
+    return either(off, full, thin, layers)
 
 
 def _in_groups(groups, function, x, layers):
@@ -260,9 +260,9 @@ def _described(thing):
     return f"{type(thing).__name__}{size}{names}"
 
 
-def _check_groups(num_groups, x, flag):
+def _check_groups(num_groups, x, off):
     groups = check_count(num_groups, "num_groups", 1)
-    if flag is not True and groups > 1 and (x.ndim < 2 or x.shape[0] % groups):
+    if off is not True and groups > 1 and (x.ndim < 2 or x.shape[0] % groups):
         raise ValueError(
             f"num_groups: expected a divisor of the batch, got {groups} for x of shape {x.shape}; "
             "take one that divides the first axis, such as 1"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_flag, draws, is_bool
+from jaxdrop.functional._drop import Flag, Key
 from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
 
 
@@ -91,7 +91,7 @@ def token_dropout(
             f"rate: expected one that leaves a token, got {rate} for {x.shape[1]} tokens without a "
             "prefix; lower the rate, or keep a prefix with num_prefix_tokens=1"
         )
-    if draws(share, flag):
+    if share < 1:
         _keys.check_key(key)
     return _thin(key, x, num_drawn=num_drawn, prefix=prefix, ordered=bool(ordered))
 
@@ -141,18 +141,18 @@ def _examples_sharding(x):
 
 def _check_static(rate, deterministic) -> tuple[float, bool]:
     """Rate and flag as Python values: the number of tokens that are kept is a shape."""
-    flag = check_flag(deterministic)
-    if not isinstance(flag, bool):
+    off = _rate.check_flag(deterministic)
+    if off is not True and off is not None:
         raise TypeError(
             "deterministic: expected True or False, since the number of tokens that are kept is a "
-            f"shape, got {flag}; mark it static for jax.jit, with static_argnames"
+            f"shape, got {off}; mark it static for jax.jit, with static_argnames"
         )
-    return _rate.check_static_rate(rate, "the number of tokens that are kept"), flag
+    return _rate.check_static_rate(rate, "the number of tokens that are kept"), off is True
 
 
 def _check_prefix(num_prefix_tokens, length):
     try:
-        prefix = None if is_bool(num_prefix_tokens) else operator.index(num_prefix_tokens)
+        prefix = None if _rate.is_bool(num_prefix_tokens) else operator.index(num_prefix_tokens)
     except TypeError:
         prefix = None
     if prefix is None:

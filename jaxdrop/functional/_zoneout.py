@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, Rule, check_flag, drop
+from jaxdrop.functional._drop import Flag, Key, Rule, drop
 from jaxdrop.masks import _keys, _mask, _rate
 
 
@@ -66,14 +66,14 @@ def zoneout(
             f"h_new: expected the shape of h_old, {h_old.shape}, got {h_new.shape}; "
             "pass the states before and after one step"
         )
-    rate, flag = _rate.check_rate(rate, h_new.shape), check_flag(deterministic)
-    if isinstance(rate, float) and rate in (0.0, 1.0):
-        return h_old if rate else h_new  # the mean too, whatever the flag
-    if flag is True:
-        return _mean(h_old, h_new, rate)
+    checked, off = _rate.check_rate(rate, h_new.shape), _rate.check_flag(deterministic)
+    if checked.settled:
+        return h_old if checked.known else h_new  # the mean too, whatever the flag
+    if off is True:
+        return _mean(h_old, h_new, checked)
     # The new state first: the mask follows its sharding.
     h = drop(key, (h_new, h_old), rate, h_new.shape, deterministic=False, rule=_TAKE)
-    return h if flag is False else jnp.where(flag, _mean(h_old, h_new, rate), h)
+    return h if off is None else jnp.where(off, _mean(h_old, h_new, checked), h)
 
 
 def _take(mask, states):
@@ -90,7 +90,7 @@ def _mean(h_old, h_new, rate):
 
 
 def _weighted(h_old, h_new, rate):
-    keep_prob = _mask.aligned(_rate.keep_probability(rate), h_new)
+    keep_prob = _mask.aligned(_rate.odds(rate.effective).keep_prob, h_new)
     wide = _mask.wide_dtype(h_new)
     new, old = keep_prob.astype(wide), (np.float32(1) - keep_prob).astype(wide)
     mean = (h_old.astype(wide) * old + h_new.astype(wide) * new).astype(h_new.dtype)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.functional._cells import Effects
-from jaxdrop.functional._drop import draws
 from jaxdrop.functional._zoneout import zoneout
 from jaxdrop.masks import _keys
+from jaxdrop.masks._rate import draws
 
 
 @jax.tree_util.register_dataclass

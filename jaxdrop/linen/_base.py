@@ -9,7 +9,7 @@ import jax
 from flax import linen as nn
 from jax.core import Tracer
 
-from jaxdrop.functional import _drop
+from jaxdrop.masks import _rate
 
 # What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
 # finds a function by it, too: a part of the model may have been compiled for other decisions.
@@ -65,7 +65,7 @@ def _own_fields(cls):
 
 def find_key(module, deterministic, rng):
     """The key given in the call, else one of the module's collection; None if none is drawn."""
-    if rng is None and _drop.draws(module.rate, deterministic):
+    if rng is None and _rate.draws(module.rate, deterministic):
         return module.make_rng(module.rng_collection)
     return rng
 

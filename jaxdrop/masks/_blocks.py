@@ -8,11 +8,9 @@ beyond the mask, so that blocks hang over its edges and as many cover an entry t
 import math
 from typing import NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxdrop.masks import _sharding
+from jaxdrop.masks import _rate, _sharding
 from jaxdrop.masks._draw import keep_words
 from jaxdrop.masks._layout import layout_of, pack, unpack
 from jaxdrop.masks._mask import Mask
@@ -29,13 +27,13 @@ class Blocks(NamedTuple):
     sizes: tuple[int, ...]
 
     def __call__(self, key, rate, shape, *, like):
-        known = isinstance(rate, float)
-        each, keep_prob = root(rate, math.prod(self.sizes), np if known else jnp)
+        each, keep_prob = root(rate.effective, math.prod(self.sizes))
         grid = tuple(size + block - 1 for size, block in zip(shape, self.sizes))
         target, layout = layout_of(shape), layout_of(grid)
         # Split over devices as the words of the result can be, so that they need not meet.
         sharding = _sharding.whole_run(_sharding.mask_sharding(like, grid), target)
-        words = keep_words(key, float(each) if known else each, layout, sharding, least_bits=24)
+        # Seeds are rare, and each drops a whole block: their rate needs all bits.
+        words = keep_words(key, _rate.odds(each, least_bits=24), layout, sharding)
         along_words = layout._replace(shape=self.sizes).run(1)
         if math.prod(along_words) == math.prod(self.sizes):  # no block within words: 32 at once
             words, layout = _erode(words, along_words), layout._replace(shape=shape)

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop.masks import _keys, _rate, _sharding
+from jaxdrop.masks import _keys, _sharding
 from jaxdrop.masks._layout import Layout, entry_layout, is_known, pack
 from jaxdrop.masks._philox import philox4x32, wide_product
+from jaxdrop.masks._rate import Odds
 
 _PLANES = 4  # of a block
 _MOST_PLANES = 24  # of a threshold
@@ -30,22 +31,21 @@ _SHORT = 8  # words of a row
 _MASKS, _ENTRIES, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
 
 
-def keep_words(key, rate, layout: Layout, sharding=None, least_bits=16):
+def keep_words(key, odds: Odds, layout: Layout, sharding=None):
     """Packed words, uint32 of ``layout.words_shape``: each bit is 1 where the entry survives.
 
     Args:
         key: one PRNG key.
-        rate: a Python float, or an array that broadcasts to the mask shape.
+        odds: of a rate that broadcasts to the mask shape.
         layout: where the words lie in the mask.
         sharding: sharding of the mask on an Explicit mesh, or None.
-        least_bits: of the threshold.
     """
     sharding = _sharding.words_sharding(layout, sharding)
     numbers = _all_numbers(layout.words_shape, sharding)
-    return draw_planes(cipher_key(key, rate), numbers, rate, layout, sharding, least_bits)
+    return draw_planes(cipher_key(key, odds.known), numbers, odds, layout, sharding)
 
 
-def cipher_key(key, rate):
+def cipher_key(key, known_rate=False):
     """The two words that key the cipher, from a key of any implementation; uses the key up.
 
     A key of two words is taken as it is. JAX's own bits of the other implementations are dearer,
@@ -56,7 +56,7 @@ def cipher_key(key, rate):
     pair = words[0], words[1]
     for more in zip(words[2::2], words[3::2]):
         pair = philox4x32(pair, (jnp.uint32(0), more[0], jnp.uint32(_KEYS), more[1]))[:2]
-    if isinstance(rate, float):
+    if known_rate:
         # The key-reuse checker of the newest jax counts a use only if the result depends on it.
         # With a static rate it already does, and a second dependency would be reported as reuse
         # when checkpoint recomputes.
@@ -64,27 +64,20 @@ def cipher_key(key, rate):
     return pair[0] ^ (consumed & np.uint32(0)), pair[1]
 
 
-def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, align=None):
+def draw_planes(cipher_key, numbers, odds: Odds, layout, sharding, align=None):
     """Packed words of ``layout`` from the planes of the words with these numbers.
 
     Args:
         cipher_key: from `cipher_key`.
         numbers: of the words that are hashed, as `word_numbers` gives them.
-        rate: as in `keep_words`.
+        odds: as in `keep_words`.
         layout: of the result.
         sharding: of the result's words on an Explicit mesh, or None.
-        least_bits: of the threshold.
         align: from a plane of the words that are hashed to one of the result's, or None.
     """
-    if isinstance(rate, float):
-        limit, everything = (np.asarray(a) for a in _rate.threshold(rate, np, least_bits))
-    else:
-        if rate.ndim:
-            rate = rate.reshape((1,) * (len(layout.shape) - rate.ndim) + rate.shape)
-            rate = _sharding.whole_runs(rate, layout)
-        limit, everything = _rate.threshold(rate, least_bits=least_bits)
-    blocks = -(-_num_planes(limit) // _PLANES)
-    bit_of, all_dropped = _limit_words(limit, everything, _PLANES * blocks, layout)
+    limit = odds.limit
+    blocks = -(-_num_planes(odds) // _PLANES)
+    bit_of, all_dropped = _limit_words(odds, _PLANES * blocks, layout)
 
     def step(i, keep, numbers, backend):
         block = blocks - 1 - i
@@ -101,9 +94,8 @@ def draw_planes(cipher_key, numbers, rate, layout, sharding, least_bits=16, alig
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
     alike = limit.ndim == 0 and align is None and sharding is None
-    known = isinstance(limit, np.ndarray) or limit.ndim
-    idle = None if known else (limit & np.uint32(0xFFFF)) == np.uint32(0)
-    keep = _repeat(blocks, step, ones, numbers, alike, idle)
+    usual = None if odds.known or limit.ndim else (limit & np.uint32(0xFFFF)) == np.uint32(0)
+    keep = _repeat(blocks, step, ones, numbers, alike, usual)
     return keep & ~all_dropped
 
 
@@ -147,7 +139,7 @@ def entries(key, shape, sharding, value_of):
     # One thread of a GPU computes four neighbours, and its compiler computes their block once, if
     # it sees that it is the same. A TPU would spread an axis of four over 128 lanes.
     return lax.platform_dependent(
-        *cipher_key(key, None),
+        *cipher_key(key),
         cpu=functools.partial(by_entries, backend="cpu"),
         cuda=by_blocks,
         rocm=by_blocks,
@@ -178,7 +170,7 @@ def _counter(numbers, purpose, block=0):
     return jnp.asarray(block, jnp.uint32), low, jnp.uint32(purpose), low + high
 
 
-def _repeat(count, step, start, numbers, alike, idle):
+def _repeat(count, step, start, numbers, alike, usual):
     """``step(i, words, numbers, backend)`` for each i below ``count``, as each backend likes it.
 
     Written out on a GPU, where every trip of a loop costs several launches, and on a CPU, where the
@@ -190,7 +182,7 @@ def _repeat(count, step, start, numbers, alike, idle):
         start: the words before the first.
         numbers: of the words, as `word_numbers` gives them.
         alike: whether a step treats all words alike, in whatever shape.
-        idle: whether only the last `_USUAL` steps change anything; None if that is not asked.
+        usual: whether only the last `_USUAL` steps change anything; None if that is not asked.
     """
 
     def written_out(words, numbers, backend, steps=range(count)):
@@ -205,10 +197,10 @@ def _repeat(count, step, start, numbers, alike, idle):
         rows = _with_long_rows(words.shape) if alike else words.shape
         merged = [n.reshape(rows) if n.ndim and alike else n for n in numbers]
         found, steps = words.reshape(rows), range(count)
-        if idle is not None:
+        if usual is not None:
             first, steps = steps[:-_USUAL], steps[-_USUAL:]
             more = lambda words: written_out(words, merged, "cpu", first)  # noqa: E731
-            found = lax.cond(idle, lambda words: words, more, found)
+            found = lax.cond(usual, lambda words: words, more, found)
         return _behind_loop(written_out(found, merged, "cpu", steps)).reshape(words.shape)
 
     def in_loop(words):
@@ -230,20 +222,22 @@ def _behind_loop(words):
     return state[1]
 
 
-def _num_planes(limit):
+def _num_planes(odds):
     """Number of planes down to the last set bit of the threshold."""
-    if not isinstance(limit, np.ndarray):
+    if not odds.known:
         return _MOST_PLANES
-    return 33 - (int(limit) & -int(limit)).bit_length() if limit else 0
+    limit = int(odds.limit)
+    return 33 - (limit & -limit).bit_length() if limit else 0
 
 
-def _limit_words(limit, everything, count, layout):
+def _limit_words(odds, count, layout):
     """The threshold as words, of all ones or zeros where the entries of a word agree.
 
     Returns:
         A function of i that gives bit 31 - i of the threshold, for i below ``count``; and the
         words that are 1 where everything is dropped.
     """
+    limit, everything = odds.limit, odds.everything
     if limit.ndim == 0:
         ones = np.uint32(0xFFFFFFFF)
         spread = lambda bit: (bit.astype(jnp.uint32) & np.uint32(1)) * ones  # noqa: E731
@@ -251,6 +245,8 @@ def _limit_words(limit, everything, count, layout):
         return bit_of, spread(everything)
     # A threshold leaves the lowest bits free: bit 0 says that everything is dropped.
     values = limit | everything.astype(jnp.uint32)
+    values = values.reshape((1,) * (len(layout.shape) - values.ndim) + values.shape)
+    values = _sharding.whole_runs(values, layout)
 
     def planes(values):
         whole = jnp.broadcast_to(values, (count + 1, *values.shape))

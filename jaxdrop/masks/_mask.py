@@ -149,23 +149,14 @@ def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
             f"shape: expected a tuple of non-negative integers, got {shape!r}; write for example "
             "sample(key, 0.5, (8, 128)), or sample(key, 0.5, x.shape)"
         ) from None
-    rate = _rate.check_rate(rate, sizes)
-    if isinstance(rate, float):
-        return _sample(key, None, rate=rate, shape=sizes)
-    return _sample(key, rate, rate=None, shape=sizes)
+    return _sample(key, _rate.check_rate(rate, sizes), shape=sizes)
 
 
-def draw(key, rate, shape, *, like=None, least_bits=16) -> Mask:
-    """`sample` without checks, for arguments that have been checked; sharded like ``like``.
-
-    The threshold has ``least_bits`` bits or more, up to 24.
-    """
+def draw(key, rate: _rate.Rate, shape, *, like=None) -> Mask:
+    """`sample` without checks, for arguments that have been checked; sharded like ``like``."""
     sharding = None if like is None else _sharding.mask_sharding(like, shape)
-    words = keep_words(key, rate, layout_of(shape), sharding, least_bits)
-    if isinstance(rate, float):
-        kept = np.float32(_rate.keep_probability(rate, np, least_bits))
-        return Mask(words, kept, shape)  # pyright: ignore
-    return Mask(words, _rate.keep_probability(rate, least_bits=least_bits), shape)
+    odds = _rate.odds(rate.effective)
+    return Mask(keep_words(key, odds, layout_of(shape), sharding), odds.keep_prob, shape)
 
 
 def words_only(function):
@@ -266,9 +257,9 @@ def _as_size(size):
     return size
 
 
-@functools.partial(jax.jit, static_argnames=("rate", "shape"))
-def _sample(key, traced_rate, *, rate, shape):
-    mask = draw(key, traced_rate if rate is None else rate, shape)
+@functools.partial(jax.jit, static_argnames="shape")
+def _sample(key, rate, *, shape):
+    mask = draw(key, rate, shape)
     return dataclasses.replace(mask, keep_prob=jnp.asarray(mask.keep_prob))
 
 

@@ -4,27 +4,28 @@ Found by bisection in integers and not by logarithms, whose last bits differ bet
 at trace time and XLA agree to the bit, so that a static and a traced rate give the same mask.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from jaxdrop.masks import _rate
 
 _BITS = np.uint32(24)  # of the rate: what a threshold and a float32 can hold
 _WHOLE = np.uint32(1 << 24)
 
 
-def root(rate, count, xp=jnp):
+def root(rate, count):
     """Rate of ``count`` independent decisions that all survive with probability ``1 - rate``.
 
     Args:
         rate: probability that one of them drops, a float or an array.
         count: number of decisions, a Python integer.
-        xp: NumPy or ``jax.numpy``.
 
     Returns:
         ``(rate of each, keep probability)``, float32 arrays shaped like ``rate``. The first is the
         nearest multiple of 2**-24, the second the probability that all survive at that rate, to
         about ``count * 2**-32``; NaN for a rate outside [0, 1], which only a traced one can be.
     """
+    xp = _rate.namespace(rate)
     rate = xp.asarray(rate, xp.float32)
     inside = (rate > np.float32(0)) & (rate < np.float32(1))
     asked = xp.where(inside, rate, np.float32(0))

@@ -44,8 +44,8 @@ def draw_window(cipher_key, rate, window: Window, *, like=None):
     """``(keep, keep_prob)`` of a window: bit for bit that part of ``_mask.draw(key, rate, shape)``.
 
     Args:
-        cipher_key: ``_draw.cipher_key(key, rate)``; taken once for all windows.
-        rate: a Python float, or an array that broadcasts to the whole mask.
+        cipher_key: ``_draw.cipher_key(key, known_rate)``; taken once for all windows.
+        rate: a `Rate`; an array of rates broadcasts to the whole mask.
         window: what to draw.
         like: array that the window broadcasts to, whose sharding it takes, or None.
 
@@ -54,16 +54,12 @@ def draw_window(cipher_key, rate, window: Window, *, like=None):
         broadcasts to them.
     """
     sharding = None if like is None else _sharding.mask_sharding(like, window.windowed)
-    if isinstance(rate, float):
-        keep_prob = np.float32(_rate.keep_probability(rate, np))
-    else:
-        rate = _rate_window(jnp.asarray(rate), window)
-        keep_prob = _rate.keep_probability(rate)
-    words, layout = _window_words(cipher_key, rate, window, sharding)
-    return unpack(words, layout), keep_prob
+    odds = _rate.odds(_rate_window(rate.effective, window))
+    words, layout = _window_words(cipher_key, odds, window, sharding)
+    return unpack(words, layout), odds.keep_prob
 
 
-def _window_words(cipher_key, rate, window, sharding):
+def _window_words(cipher_key, odds, window, sharding):
     """Packed words of the window, and their layout."""
     whole, last = layout_of(window.shape), len(window.shape) - 1
     if whole.stop <= last:
@@ -72,16 +68,16 @@ def _window_words(cipher_key, rate, window, sharding):
         sizes, (*rows, column) = merged_places(layout.words_shape, sharding)
         column = column + jnp.asarray(window.start, jnp.uint32)
         numbers = word_numbers((*sizes[:-1], whole.words_shape[-1]), [*rows, column])
-        return draw_planes(cipher_key, numbers, rate, layout, sharding), layout
+        return draw_planes(cipher_key, numbers, odds, layout, sharding), layout
     layout = Layout(window.windowed, last, last + 1)
     covering = Layout((*window.shape[:-1], (layout.words_shape[-1] + 1) * WORD), last, last + 1)
     sharding = _whole_rows(sharding)
     numbers = _covering_numbers(window, whole, iotas(covering.words_shape, sharding))
     align = functools.partial(_align, shift=_shift(window, whole, sharding))
-    if isinstance(rate, float) or rate.ndim == 0:
+    if odds.limit.ndim == 0:
         # Afterwards: what is shifted within the loop is hashed twice.
-        return align(draw_planes(cipher_key, numbers, rate, covering, sharding)), layout
-    return draw_planes(cipher_key, numbers, rate, layout, sharding, align=align), layout
+        return align(draw_planes(cipher_key, numbers, odds, covering, sharding)), layout
+    return draw_planes(cipher_key, numbers, odds, layout, sharding, align=align), layout
 
 
 def _covering_numbers(window, whole, positions):
@@ -111,7 +107,7 @@ def _align(words, shift):
 
 def _rate_window(rate, window):
     """The part of an array of rates that belongs to the window."""
-    if rate.ndim == 0 or rate.shape[-1] != window.shape[-1] or rate.shape[-1] == 1:
+    if jnp.ndim(rate) == 0 or rate.shape[-1] != window.shape[-1] or rate.shape[-1] == 1:
         return rate
     padding = [(0, 0)] * (rate.ndim - 1) + [(0, window.size)]
     padded = jnp.pad(rate, padding)  # a slice that hangs over would be moved

@@ -35,7 +35,7 @@ def check_override(rate):
     """
     if rate is None:
         return None, False
-    checked = _rate.check_rate(rate)
+    checked = _rate.check_rate(rate).value
     rate = jnp.asarray(checked, jnp.float32)
     if rate.ndim:
         raise ValueError(

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jax.core import Tracer
 
-from jaxdrop.functional import _drop
+from jaxdrop.masks import _rate
 
 
 class Dropper(nnx.Module):
@@ -158,7 +158,7 @@ def resolve(module, deterministic):
 
 def find_key(module, deterministic, rngs):
     """The key of the call, or one from the stream of the call or of the module; None if unused."""
-    if not _drop.draws(module.rate, deterministic):
+    if not _rate.draws(module.rate, deterministic):
         return None
     rngs = module.rngs if rngs is None else rngs
     if rngs is None:

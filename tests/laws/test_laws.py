@@ -147,7 +147,7 @@ def test_realised_rate_is_near_the_asked_one():
     """Within 2**-16, and within 1 % of the chance to drop and to survive down to 1e-5."""
     asked = np.geomspace(1e-7, 1, 20_001)
     asked = np.concatenate([asked, 1 - asked]).astype(np.float32)
-    asked, keep = asked.astype(np.float64), np.float64(_rate.keep_probability(asked, np))
+    asked, keep = asked.astype(np.float64), np.float64(_rate.odds(asked).keep_prob)
     error = np.abs((1 - keep) - asked)
     least = np.minimum(asked, 1 - asked)
     assert (error <= 2**-16).all()

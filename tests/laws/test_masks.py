@@ -125,10 +125,10 @@ def written_for(monkeypatch):
 def test_every_backend_draws_and_unpacks_the_same_bits(backend, shape, written_for):
     layout = _layout.layout_of(shape)
     rates = [0.1, 0.5, jnp.float32(0.3), *([jnp.linspace(0, 1, shape[-1])] if shape else [])]
-    expected = [_draw.keep_words(key(2), rate, layout) for rate in rates]
+    expected = [_draw.keep_words(key(2), _rate.odds(rate), layout) for rate in rates]
     written_for(backend)
     for rate, words in zip(rates, expected):
-        found = _draw.keep_words(key(2), rate, layout)
+        found = _draw.keep_words(key(2), _rate.odds(rate), layout)
         assert_same_bits(found, words)
         keep = _layout.unpack(found, layout)
         np.testing.assert_array_equal(keep, reference.keep(words_of(2), np.asarray(rate), shape))
@@ -159,10 +159,7 @@ def test_thresholds_are_those_of_the_reference_in_numpy_and_jax():
     asked = rates()
     assert (asked[asked > 0] < np.finfo(np.float32).tiny).any()
     expected = np.array([reference.threshold(rate) for rate in asked], np.uint64)
-    for xp in (np, jnp):
-        limits, everything = (
-            jax.jit(_rate.threshold)(asked) if xp is jnp else (_rate.threshold(asked, np))
-        )
+    for limits, everything, _ in (_rate.odds(asked), jax.jit(_rate.odds)(asked)):
         whole = np.asarray(limits, np.uint64) + (np.asarray(everything, np.uint64) << np.uint64(32))
         np.testing.assert_array_equal(whole, expected)
 
@@ -171,7 +168,7 @@ def test_keep_probability_is_the_exact_one_in_numpy_and_jax():
     """Thresholds of at most 24 bits leave one that float32 holds."""
     asked = rates()
     exact = np.array([float(reference.keep_probability(rate)) for rate in asked])
-    for keep in (_rate.keep_probability(asked, np), jax.jit(_rate.keep_probability)(asked)):
+    for keep in (_rate.odds(asked).keep_prob, jax.jit(_rate.odds)(asked).keep_prob):
         assert keep.dtype == np.float32
         np.testing.assert_array_equal(keep, exact)
 

@@ -27,7 +27,7 @@ def asked_rates():
 @pytest.mark.parametrize("count", COUNTS)
 def test_static_and_traced_rates_of_seeds_are_the_same_bits(count):
     for ours, other in zip(
-        root(asked_rates(), count, np), jax.jit(root, static_argnums=1)(asked_rates(), count)
+        root(asked_rates(), count), jax.jit(root, static_argnums=1)(asked_rates(), count)
     ):
         assert_same_bits(other, ours)
 
@@ -38,13 +38,13 @@ def test_rate_of_seeds_is_the_root(count):
     rates = asked_rates()
     rates = rates[rates < 0.9]
     exact = -np.expm1(np.log1p(-rates.astype(np.float64)) / count)
-    each, _ = root(rates, count, np)
+    each, _ = root(rates, count)
     assert np.abs(each.astype(np.float64) - exact).max() <= 0.55 * 2**-24
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_keep_probability_is_that_of_the_bits(count):
-    each, kept = root(asked_rates(), count, np)
+    each, kept = root(asked_rates(), count)
     exact = (1 - each.astype(np.float64)) ** count
     np.testing.assert_allclose(kept, exact, rtol=2**-23 + count * 2**-31, atol=2**-30)
 
@@ -56,7 +56,7 @@ def test_realised_rate_is_near_the_asked_one(count):
     Within 1 % as well, where seeds have 50 steps or more: from rates of 1.5e-4 for 7 x 7 on.
     """
     asked = asked_rates()
-    each, _ = root(asked, count, np)
+    each, _ = root(asked, count)
     asked = asked.astype(np.float64)
     realised = -np.expm1(count * np.log1p(-each[each < 1].astype(np.float64)))
     asked = asked[each < 1]
