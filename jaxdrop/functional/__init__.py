@@ -1,4 +1,4 @@
-"""Floor 2: pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
+"""Pure functions, ``fn(key, x, rate, *, deterministic=False, ...)``."""
 
 from jaxdrop.functional._alpha_dropout import alpha_dropout as alpha_dropout
 from jaxdrop.functional._alpha_dropout import feature_alpha_dropout as feature_alpha_dropout

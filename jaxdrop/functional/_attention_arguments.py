@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.functional._attention_logits import Arrays, Limits, Settings
-from jaxdrop.functional._drop import check_axes
-from jaxdrop.masks import _keys, _mask, _rate
+from jaxdrop.masks import _internal as masks
 
 _MODES = ("weights", "keys", "heads")
 
@@ -24,7 +23,7 @@ def checked(arrays, limits, scale, **options):
     shape = _sizes(query, key)
     if scale is not None:
         remedy = "None stands for 1 / sqrt(H)"
-        scale = _rate.check_finite(scale, "scale", "a factor of the logits", remedy)
+        scale = masks.check_finite(scale, "scale", "a factor of the logits", remedy)
     settings = _settings(shape, query.shape[-1], scale, **options)
     if bias is not None:
         bias = _broadcasting(_check_floating(bias, "bias"), shape, "bias")
@@ -43,9 +42,9 @@ def _check_arrays(query, key, value):
     if query.ndim not in (3, 4):
         raise ValueError(
             f"query: expected shape (B, T, N, H) or (T, N, H), got {query.shape}; "
-            f"merge or split axes with reshape{_keys.order_hint(query.ndim)}"
+            f"merge or split axes with reshape{masks.order_hint(query.ndim)}"
         )
-    key, value = (_mask.check_array(x, name) for x, name in ((key, "key"), (value, "value")))
+    key, value = (masks.check_array(x, name) for x, name in ((key, "key"), (value, "value")))
     for name, x in (("key", key), ("value", value)):
         if x.dtype != query.dtype:
             raise TypeError(
@@ -68,7 +67,7 @@ def _check_arrays(query, key, value):
 
 
 def _check_floating(x, name):
-    x = _mask.check_array(x, name)
+    x = masks.check_array(x, name)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{name}: expected a floating array, got dtype {x.dtype}; pass real numbers"
@@ -85,7 +84,7 @@ def _check_mask(mask, shape):
     """The mask with rank 4, or None."""
     if mask is None:
         return None
-    mask = _mask.as_array(mask, "mask")
+    mask = masks.as_array(mask, "mask")
     if mask.dtype != np.bool_:
         raise TypeError(
             f"mask: expected booleans, True where a query may look, got dtype {mask.dtype}; "
@@ -101,7 +100,7 @@ def _settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims
             f"mode: expected one of {', '.join(map(repr, _MODES))}, got {mode!r}; "
             "write 'weights' to drop weights after the softmax"
         )
-    shared = check_axes(broadcast_dims, 4, "broadcast_dims")
+    shared = masks.check_axes(broadcast_dims, 4, "broadcast_dims")
     mask_shape = tuple(1 if axis in shared else size for axis, size in enumerate(shape))
     if mode == "heads":
         mask_shape = mask_shape[0], 1, mask_shape[1], 1
@@ -134,7 +133,7 @@ def _broadcasting(x, shape, name):
 def _check_lengths(name, lengths, examples):
     if lengths is None:
         return None
-    lengths = _mask.as_array(lengths, name)
+    lengths = masks.as_array(lengths, name)
     if lengths.dtype != np.int32 or lengths.shape != (examples,):
         raise ValueError(
             f"{name}: expected int32 of shape {(examples,)}, one for each example, got "

@@ -30,8 +30,7 @@ from jaxdrop.functional._attention_logits import (
     logits,
     weighted_sum,
 )
-from jaxdrop.masks import _draw, _mask
-from jaxdrop.masks._window import Window, draw_window
+from jaxdrop.masks import _internal as masks
 
 
 class Fixed(NamedTuple):
@@ -53,7 +52,7 @@ class Fixed(NamedTuple):
 def attend_blocks(settings: Settings, arrays: Arrays, limits: Limits, dropout_key, rate):
     """(B, N, T, H) in float32 or wider."""
     cipher_key = (
-        None if settings.mode == "none" else _draw.cipher_key(dropout_key, rate.known is not None)
+        None if settings.mode == "none" else masks.cipher_key(dropout_key, rate.known is not None)
     )
     fixed = Fixed(limits, cipher_key, lax.stop_gradient(rate), None)
     if settings.mode == "keys":
@@ -170,7 +169,7 @@ def _scores(settings, here, fixed, start, keys):
     if settings.mode == "keys":
         scores = jnp.where(keep | fixed.lost, scores, np.float32(-np.inf))
         if fixed.rate.known is None:
-            unknown = jnp.isnan(_mask.aligned(keep_prob, scores))
+            unknown = jnp.isnan(masks.align(keep_prob, scores))
             scores = jnp.where(unknown, np.float32(np.nan), scores)
     return scores, (keep, keep_prob)
 
@@ -197,15 +196,15 @@ def _lost_rows(settings, arrays, fixed):
 def _decisions(settings, fixed, start, like):
     shape = settings.mask_shape
     shared = shape[-1] == 1
-    window = Window(shape, 0 if shared else start, 1 if shared else settings.block_size)
-    return draw_window(fixed.cipher_key, fixed.rate, window, like=like)
+    window = masks.Window(shape, 0 if shared else start, 1 if shared else settings.block_size)
+    return masks.draw_window(fixed.cipher_key, fixed.rate, window, like=like)
 
 
 def _drop(settings, keep, weights):
     if settings.mode != "weights":
         return weights
     keep, keep_prob = keep
-    return _mask.select_kept(keep, keep_prob, weights)
+    return masks.scale_kept_bools(keep, keep_prob, weights)
 
 
 def _inside(start, size, keys):
@@ -244,7 +243,7 @@ def _of_block(arrays, block):
 def _start(step, arrays, blocks):
     """The carry before the first block, sharded like that after it."""
     query, value = arrays.query, arrays.value
-    out = jnp.zeros((*query.shape[:3], value.shape[3]), _mask.wide_dtype(value))
+    out = jnp.zeros((*query.shape[:3], value.shape[3]), masks.wide_dtype(value))
     row = jnp.zeros(query.shape[:3], jnp.float32)
     after, _ = step((out, row - jnp.inf, row), _first(blocks))
     return tuple(_filled(x, fill) for x, fill in zip(after, (0, -np.inf, 0)))

@@ -13,7 +13,7 @@ from jaxdrop.functional._attention_logits import (
     logits,
     weighted_sum,
 )
-from jaxdrop.masks import _mask
+from jaxdrop.masks import _internal as masks
 
 
 def attend_dense(settings: Settings, arrays: Arrays, limits: Limits, dropout_key, rate):
@@ -22,12 +22,12 @@ def attend_dense(settings: Settings, arrays: Arrays, limits: Limits, dropout_key
     allowed = allowed_keys(limits, settings, shape)
     scores = logits(arrays, allowed, settings)
     if settings.mode == "keys":
-        mask = _mask.draw(dropout_key, rate, settings.mask_shape, like=scores)
+        mask = masks.draw(dropout_key, rate, settings.mask_shape, like=scores)
         scores = _drop_keys(mask, scores, allowed, arrays.bias)
     weights = jax.nn.softmax(scores, axis=-1)
     if settings.mode != "weights":
         return weighted_sum(weights, arrays.value)
-    mask = _mask.draw(dropout_key, rate, settings.mask_shape, like=scores)
+    mask = masks.draw(dropout_key, rate, settings.mask_shape, like=scores)
     return _sum_of_survivors(mask, weights, arrays.value)
 
 
@@ -41,17 +41,17 @@ def may_survive(allowed, bias):
 
 def _drop_keys(mask, scores, allowed, bias):
     counts = may_survive(allowed, bias)
-    keep = _mask.keep_like(mask, scores)
+    keep = masks.keep_bools(mask, scores)
     lost = ~jnp.any(keep if counts is None else keep & counts, axis=-1, keepdims=True)
-    return _mask.poison(mask, _lose(mask, jax.lax.stop_gradient(lost), scores))
+    return masks.nan_if_invalid(mask, _lose(mask, jax.lax.stop_gradient(lost), scores))
 
 
-@_mask.words_only
+@masks.remember_words_only
 def _lose(mask, lost, scores):
-    keep = _mask.keep_like(mask, scores) | lost
+    keep = masks.keep_bools(mask, scores) | lost
     return jnp.where(keep, scores, np.float32(-np.inf))
 
 
-@_mask.words_only
+@masks.remember_words_only
 def _sum_of_survivors(mask, weights, value):
-    return weighted_sum(_mask.select(mask, weights), value)
+    return weighted_sum(masks.scale_kept(mask, weights), value)

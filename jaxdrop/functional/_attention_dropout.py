@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, Rule, check_axes, drop, shared_shape
-from jaxdrop.masks import _keys, _mask
+from jaxdrop.functional._masked import Flag, Key, Rule, apply_masked, shared_shape
+from jaxdrop.masks import _internal as masks
 
 
 def attention_dropout(
@@ -27,8 +27,7 @@ def attention_dropout(
     A row where nothing survives is then 0 and has the gradient 0.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: attention weights after the softmax, floating or complex, of shape ``(..., H, Q, K)``:
             H heads, Q queries, K keys.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
@@ -41,7 +40,8 @@ def attention_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
         ValueError: ``x`` has a rank below 2, ``rate`` lies outside [0, 1] or does not broadcast,
             ``key`` is a batch of keys, or ``broadcast_dims`` names an axis that ``x`` lacks, or
             one twice.
@@ -59,27 +59,27 @@ def attention_dropout(
         a regularization method for fully-connected self-attention networks", 2019, normalized
         rescaling.
     """
-    x = _mask.check_array(x)
+    x = masks.check_array(x)
     if x.ndim < 2:
         raise ValueError(
             f"x: expected attention weights of shape (..., H, Q, K), got shape {x.shape}; "
-            f"for an array of another kind use dropout{_keys.order_hint(x.ndim)}"
+            f"for an array of another kind use dropout{masks.order_hint(x.ndim)}"
         )
-    shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
+    shape = shared_shape(x, masks.check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
     rule = _RENORMALIZED if renormalize else Rule()
-    return drop(key, x, rate, shape, deterministic=deterministic, rule=rule)
+    return apply_masked(key, x, rate, shape, deterministic=deterministic, rule=rule)
 
 
 def _renormalize(mask, x):
     """Survivors over their sum, in float32 or better and rounded once; x where the rate is 0."""
-    wide = _mask.wide_dtype(x)
+    wide = masks.wide_dtype(x)
     zero = jnp.zeros((), wide)
-    keep_prob = _mask.aligned(mask.keep_prob, x)
+    keep_prob = masks.align(mask.keep_prob, x)
     whole = keep_prob == 1
     if whole.ndim:
         whole = whole.all(axis=-1, keepdims=True)
     # Rows that stay as they are count as empty, lest what they hold put NaN into the gradient.
-    kept = jnp.where(whole, zero, _mask.choose(mask, x.astype(wide), zero))
+    kept = jnp.where(whole, zero, masks.where_kept(mask, x.astype(wide), zero))
     total = jax.lax.stop_gradient(kept.sum(axis=-1, keepdims=True))
     empty = total == 0
     one = jnp.ones((), wide)
@@ -92,4 +92,4 @@ def _renormalize(mask, x):
     return jnp.where(whole, x, share.astype(x.dtype))
 
 
-_RENORMALIZED = Rule(apply=_mask.words_only(_renormalize))
+_RENORMALIZED = Rule(apply=masks.remember_words_only(_renormalize))

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop.functional._dot_product_attention import dot_product_attention
-from jaxdrop.masks import _keys
-from jaxdrop.masks._rate import draws
+from jaxdrop.masks import _internal as masks
 
 
 def attention(arrays, bias, mask, key, rate, *, precision, **options):
@@ -23,8 +22,8 @@ def attention(arrays, bias, mask, key, rate, *, precision, **options):
         precision: of the products, as JAX names it, or None.
         options: of `dot_product_attention`.
     """
-    if draws(rate, options["deterministic"]):
-        _keys.check_key(key, "dropout_rng")
+    if masks.draws(rate, options["deterministic"]):
+        masks.check_key(key, "dropout_rng")
     batch, rest = arrays[0].shape[:-3], arrays[0].shape[-3:]
     mask = None if mask is None else jnp.asarray(mask).astype(bool)
     if len(batch) > 1:
@@ -47,7 +46,7 @@ def refuse(name, value):
 
 def switched_off(rate, deterministic):
     """Whether it is known that nothing is dropped."""
-    return not draws(rate, deterministic) and (deterministic is True or rate == 0)
+    return not masks.draws(rate, deterministic) and (deterministic is True or rate == 0)
 
 
 def fits_jax(arrays):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop.masks import _mask
+from jaxdrop.masks import _internal as masks
 
 
 class Arrays(NamedTuple):
@@ -74,7 +74,7 @@ def least_logit(dtype):
 def logits(arrays: Arrays, allowed, settings: Settings):
     """(B, N, T, s) in float32 or wider, from keys and a bias of the block."""
     query, key = arrays.query, arrays.key
-    wide = _mask.wide_dtype(query)
+    wide = masks.wide_dtype(query)
     scores = _products(query, key, wide)
     scale = settings.scale if arrays.scale is None else arrays.scale
     scores = scores * jnp.asarray(scale, wide)
@@ -87,7 +87,7 @@ def logits(arrays: Arrays, allowed, settings: Settings):
 
 def weighted_sum(weights, value):
     """(B, N, T, H) in float32 or wider, from weights (B, N, T, s) and values (B, K, s, H)."""
-    wide = _mask.wide_dtype(value)
+    wide = masks.wide_dtype(value)
     weights = weights.astype(value.dtype)
     heads, groups = value.shape[1], weights.shape[1] // value.shape[1]
     if groups == 1:

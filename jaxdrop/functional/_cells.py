@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 
-from jaxdrop.masks import _keys, _layout, _mask, _rate
+from jaxdrop.masks import _internal as masks
 
 
 class CellCarry(NamedTuple):
@@ -112,13 +112,13 @@ def finish(effects, old, new, output):
 
 def draws_any(rates, deterministic):
     """Whether any of the rates needs random bits; all of them are checked."""
-    checked = [_rate.check_rate(rate, deterministic=deterministic) for rate in rates]
+    checked = [masks.check_rate(rate, deterministic=deterministic) for rate in rates]
     return not all(rate.settled for rate in checked)
 
 
 def common_rate(rates):
     """The one rate of all that drop, 0 if none does; None if they differ or are not known."""
-    found = {_rate.check_rate(rate).known for rate in rates} - {0.0}
+    found = {masks.check_rate(rate).known for rate in rates} - {0.0}
     return 0.0 if not found else found.pop() if len(found) == 1 else None
 
 
@@ -131,18 +131,18 @@ def rate_names(cell):
 def is_off(rates, deterministic):
     """Whether nothing is dropped, as is known now."""
     off = all(isinstance(rate, numbers.Real) and rate == 0 for rate in rates)
-    return off or _rate.check_flag(deterministic) is True
+    return off or masks.check_flag(deterministic) is True
 
 
 def fold_words(words, shape):
     """Packed words of floor 1 as words along the last axis, the other axes as they are."""
-    drawn, wanted = _layout.layout_of(shape), along_last(shape)
-    return words if drawn == wanted else _layout.pack(_layout.unpack(words, drawn), wanted)
+    drawn, wanted = masks.layout_of(shape), along_last(shape)
+    return words if drawn == wanted else masks.pack(masks.unpack(words, drawn), wanted)
 
 
 def along_last(shape):
     """The layout of a mask that travels in a carry."""
-    return _layout.Layout(shape, max(len(shape) - 1, 0), len(shape))
+    return masks.Layout(shape, max(len(shape) - 1, 0), len(shape))
 
 
 def draw_words(key, rate, deterministic, shape):
@@ -154,18 +154,18 @@ def draw_words(key, rate, deterministic, shape):
         deterministic: if true, nothing is dropped; may be traced.
         shape: of the mask.
     """
-    rate = _rate.check_rate(rate, shape, deterministic=deterministic)
+    rate = masks.check_rate(rate, shape, deterministic=deterministic)
     return None if rate.settled else _draw(key, rate, shape=shape)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _draw(key, rate, *, shape):
-    return fold_words(_mask.draw(key, rate, shape).words, shape)
+    return fold_words(masks.draw(key, rate, shape).words, shape)
 
 
 def apply_words(words, rate, deterministic, x, name="inputs"):
     """`dropout` of ``x`` by a mask of `draw_words`, at the same rate and flag."""
-    rate = _rate.check_rate(rate, deterministic=deterministic)
+    rate = masks.check_rate(rate, deterministic=deterministic)
     if rate.settled:
         return jnp.zeros_like(x) if rate.known else x
     layout = along_last(x.shape)
@@ -175,12 +175,12 @@ def apply_words(words, rate, deterministic, x, name="inputs"):
             f"{name}: expected the shape that the masks of the carry were drawn for, got shape "
             f"{x.shape} and {found}; make the carry with initialize_carry for inputs of this shape"
         )
-    return _mask.words_only(_select)(words, _rate.odds(rate.effective).keep_prob, x)
+    return masks.remember_words_only(_select)(words, masks.odds(rate.effective).keep_prob, x)
 
 
 def _select(words, keep_prob, x):
-    keep = _mask.unpacked_like(words, along_last(x.shape), x)
-    return _mask.select_kept(keep, keep_prob, x)
+    keep = masks.unpack_like(words, along_last(x.shape), x)
+    return masks.scale_kept_bools(keep, keep_prob, x)
 
 
 def refuse_carry(carry, name) -> NoReturn:
@@ -201,5 +201,5 @@ def refuse_untied(cell) -> NoReturn:
 
 def split(key, number):
     """Keys of the parts of a mask; the key itself where there is one part."""
-    _keys.check_key(key)
-    return [key] if number == 1 else list(jax.random.split(_keys.typed(key), number))
+    masks.check_key(key)
+    return [key] if number == 1 else list(jax.random.split(masks.typed(key), number))

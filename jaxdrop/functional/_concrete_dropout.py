@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key
-from jaxdrop.functional._perturb import perturb
-from jaxdrop.masks import _mask, _noise, _rate
+from jaxdrop.functional._masked import Flag, Key, Shape
+from jaxdrop.functional._noisy import apply_noise
+from jaxdrop.masks import _internal as masks
 
 
 def concrete_dropout(
@@ -21,7 +21,7 @@ def concrete_dropout(
     deterministic: Flag = False,
     temperature: ArrayLike = 0.1,
 ) -> jax.Array:
-    """Drops entries softly, so that the rate has a gradient and can be learned.
+    """Drops elements softly, so that the rate has a gradient and can be learned.
 
     With p = sigmoid(rate_logit) and u uniform in (0, 1), the soft decision to drop is
     z = sigmoid((logit(p) + log u - log(1 - u)) / temperature), and the result x (1 - z) / (1 - p).
@@ -31,7 +31,7 @@ def concrete_dropout(
     the rate goes to 0.
 
     Args:
-        key: PRNG key that this call consumes; may be None if ``deterministic`` is True.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of any shape.
         rate_logit: log(p / (1 - p)) of the rate p; may be traced; a scalar, or an array that
             broadcasts to the shape of ``x``. Differentiable.
@@ -42,7 +42,7 @@ def concrete_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: ``x`` is an integer or boolean array, ``key`` is not a PRNG key, or another
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
             argument is of the wrong type.
         ValueError: ``rate_logit`` is not finite or does not broadcast, ``temperature`` is not
             above 0, or ``key`` is a batch of keys.
@@ -57,16 +57,21 @@ def concrete_dropout(
     References:
         Gal, Hron & Kendall, "Concrete dropout", 2017, eq. 5.
     """
-    x = _mask.check_array(x)
+    x = masks.check_array(x)
     rate_logit = _check_logit(rate_logit, x.shape, "noise")
     ends = np.finfo(np.float32).tiny, np.finfo(np.float64).max
     remedy = "the paper has 0.1"
-    temperature = _rate.check_real(
+    temperature = masks.check_real(
         temperature, "temperature", ends, "(0, inf)", "a temperature", remedy, (), "layer"
     )
-    levels = rate_logit, temperature
-    return perturb(
-        key, x, levels, x.shape, deterministic=deterministic, draw=_noise.uniform, apply=_apply
+    return apply_noise(
+        key,
+        x,
+        (rate_logit, temperature),
+        x.shape,
+        deterministic=deterministic,
+        draw=masks.uniform,
+        apply=_drop_softly,
     )
 
 
@@ -117,16 +122,16 @@ def concrete_regularizer(
     References:
         Gal, Hron & Kendall, "Concrete dropout", 2017, eq. 3 and 4.
     """
-    logit = _mask.widened(_check_logit(rate_logit, (), "layer"))
+    logit = masks.widened(_check_logit(rate_logit, (), "layer"))
     squares = jnp.zeros((), logit.dtype)
     for leaf in jax.tree.leaves(weights):
-        for part in _real_parts(_mask.as_array(leaf, "weights")):
+        for part in _real_parts(masks.as_array(leaf, "weights")):
             squares += jnp.sum(jnp.square(part.astype(logit.dtype)))
     rate, keep = jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
     entropy = -rate * jax.nn.log_sigmoid(logit) - keep * jax.nn.log_sigmoid(-logit)
     factors = {"weight_decay": weight_decay, "entropy_weight": entropy_weight}
     weight_decay, entropy_weight = (
-        jnp.asarray(_rate.check_finite(value, name, "a factor", "0 leaves a term out", ())).astype(
+        jnp.asarray(masks.check_finite(value, name, "a factor", "0 leaves a term out", ())).astype(
             logit.dtype
         )
         for name, value in factors.items()
@@ -135,25 +140,27 @@ def concrete_regularizer(
     return weight_decay * squares * (1 + jnp.exp(logit)) - entropy_weight * num_features * entropy
 
 
-def _real_parts(x):
+def _real_parts(x: jax.Array) -> tuple[jax.Array, ...]:
     """Arrays of real numbers whose squares add up to those of the absolute values."""
     return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
 
 
-def logit_of(init_rate):
+def logit_of(init_rate: float) -> float:
     """The logit of a rate that is known now and lies between both ends."""
     ends = np.finfo(np.float32).tiny, 1 - float(np.finfo(np.float32).epsneg)
     remedy = "at 0 and at 1 a rate learns nothing"
-    rate = _rate.check_real(init_rate, "init_rate", ends, "(0, 1)", "a rate", remedy)
+    rate = masks.check_real(init_rate, "init_rate", ends, "(0, 1)", "a rate", remedy)
     return math.log(rate / (1 - rate))
 
 
-def _check_logit(rate_logit, shape, of):
+def _check_logit(rate_logit: ArrayLike, shape: Shape, of: str) -> Any:
     remedy = "a rate p has the logit log(p / (1 - p))"
-    return _rate.check_finite(rate_logit, "rate_logit", "logits of rates", remedy, shape, of)
+    return masks.check_finite(rate_logit, "rate_logit", "logits of rates", remedy, shape, of)
 
 
-def _apply(uniform, x, rate_logit, temperature):
+def _drop_softly(
+    uniform: jax.Array, x: jax.Array, rate_logit: jax.Array, temperature: jax.Array
+) -> jax.Array:
     soft = (rate_logit + jnp.log(uniform) - jnp.log1p(-uniform)) / temperature
     # (1 - z) / (1 - p) by logarithms: at a logit of 30, 1 - p is 0 in float32.
     factor = jnp.exp(jax.nn.softplus(rate_logit) - jax.nn.softplus(soft))

@@ -12,8 +12,8 @@ from jaxdrop.functional import _attention_arguments as _arguments
 from jaxdrop.functional._attention_blocks import attend_blocks
 from jaxdrop.functional._attention_dense import attend_dense
 from jaxdrop.functional._attention_logits import inside_queries
-from jaxdrop.functional._drop import Flag, Key, drop
-from jaxdrop.masks import _keys, _mask, _rate
+from jaxdrop.functional._masked import Flag, Key, apply_masked
+from jaxdrop.masks import _internal as masks
 
 
 def dot_product_attention(
@@ -105,8 +105,8 @@ def dot_product_attention(
         "Self-attention does not need O(n^2) memory", 2021; Dao et al., "FlashAttention: fast and
         memory-efficient exact attention with IO-awareness", 2022, algorithm 4.
     """
-    _keys.refuse_keys(query=query, key=key, value=value, rate=rate)
-    query = _mask.as_array(query, "query")
+    masks.refuse_keys(query=query, key=key, value=value, rate=rate)
+    query = masks.as_array(query, "query")
     arrays, limits, settings = _arguments.checked(
         (query, key, value),
         (bias, mask, query_seq_lengths, key_value_seq_lengths),
@@ -117,12 +117,12 @@ def dot_product_attention(
         broadcast_dims=broadcast_dims,
         block_size=block_size,
     )
-    checked = _rate.check_rate(rate, settings.mask_shape, deterministic=deterministic)
+    checked = masks.check_rate(rate, settings.mask_shape, deterministic=deterministic)
     rank = query.ndim
     plain = functools.partial(_plain, settings, arrays, limits, implementation, rank)
     if checked.settled:
         return jnp.zeros_like(query) if checked.known and mode != "keys" else plain()
-    _keys.check_key(dropout_key, "dropout_key")
+    masks.check_key(dropout_key, "dropout_key")
     if mode != "heads":
         return _attention(settings, arrays, limits, dropout_key, checked, rank)
     if block_size is None:
@@ -131,7 +131,7 @@ def dot_product_attention(
         off = settings._replace(mode="none")
         out = _attention(off, arrays, limits, None, None, rank)
     shape = settings.mask_shape if rank == 4 else settings.mask_shape[1:]
-    return drop(dropout_key, out, rate, shape, deterministic=deterministic)
+    return apply_masked(dropout_key, out, rate, shape, deterministic=deterministic)
 
 
 def _plain(settings, arrays, limits, implementation, rank):

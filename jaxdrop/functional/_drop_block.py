@@ -5,13 +5,12 @@ import operator
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, Rule, check_own_axes, drop, own_shape
-from jaxdrop.masks import _blocks, _mask, _rate
+from jaxdrop.functional._masked import Flag, Key, Rule, apply_masked, deciding_shape
+from jaxdrop.masks import _internal as masks
 
-_LARGEST = 2**15  # entries of a block: seeds of larger ones are too rare for steps of 2**-24
+_LARGEST = 2**15  # elements of a block: seeds of larger ones are too rare for steps of 2**-24
 
 
 def drop_block(
@@ -26,8 +25,8 @@ def drop_block(
 ) -> jax.Array:
     """Zeros contiguous blocks of each feature map and rescales the rest.
 
-    Every entry, at the edge of a map as in its middle, is dropped with probability ``rate``, for
-    maps and blocks of any size: blocks hang over the edges, and an entry is dropped if one of the
+    Every element, at the edge of a map as in its middle, is dropped with probability ``rate``, for
+    maps and blocks of any size: blocks hang over the edges, and an element is dropped if one of the
     ``math.prod(block_size)`` blocks that cover it is. Each of them is with probability
     ``1 - (1 - rate)**(1 / math.prod(block_size))``, independently, also between examples and
     channels. Survivors are divided by the probability to survive that the random bits really have:
@@ -35,13 +34,12 @@ def drop_block(
     blocks inside the map alone, which drops less than asked and less at the edges.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of shape ``(B, *space, C)`` with 1, 2 or 3 axes in space, or
             with its axes elsewhere.
-        rate: probability that an entry is dropped, in [0, 1]; may be traced; a scalar, or an array
-            that broadcasts to ``(B, 1, ..., C)``. The realised one is within ``2**-25`` times the
-            entries of a block of it.
+        rate: probability that an element is dropped, in [0, 1]; may be traced; a scalar, or an
+            array that broadcasts to ``(B, 1, ..., C)``. The realised one is within ``2**-25`` times
+            the elements of a block of it.
         deterministic: if true, returns ``x``; may be traced.
         block_size: size of a block, at least 1, along all axes in space, or one for each.
         channel_axis: axis of ``x`` that counts feature maps.
@@ -51,9 +49,10 @@ def drop_block(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: ``block_size`` holds no integers, or as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key,
+            ``block_size`` does not hold integers, or another argument is of the wrong type.
         ValueError: ``x`` has not 1, 2 or 3 axes in space, ``block_size`` does not fit them, is
-            below 1 or a block has more than 2**15 entries, ``rate`` lies outside [0, 1] or does
+            below 1 or a block has more than 2**15 elements, ``rate`` lies outside [0, 1] or does
             not broadcast, ``key`` is a batch of keys, or an axis is missing or named twice.
 
     Example:
@@ -72,9 +71,9 @@ def drop_block(
         Ghiasi et al., "DropBlock: a regularization method for convolutional networks", 2018,
         algorithm 1.
     """
-    x = _mask.check_array(x)
-    own = check_own_axes(x, channel_axis, batch_axis, "channel_axis")
-    space = [axis for axis in range(x.ndim) if axis not in own]
+    x = masks.check_array(x)
+    axes = masks.check_deciding_axes(x, channel_axis, batch_axis, "channel_axis")
+    space = [axis for axis in range(x.ndim) if axis not in axes]
     if not 1 <= len(space) <= 3:
         raise ValueError(
             f"x: expected 1, 2 or 3 axes in space beside those of examples and channels, got "
@@ -83,16 +82,22 @@ def drop_block(
     sizes = [1] * x.ndim
     for axis, size in zip(space, _check_block_size(block_size, len(space))):
         sizes[axis] = size
-    _rate.check_rate(rate, own_shape(x, own))
-    rule = Rule(draw=_blocks.Blocks(tuple(sizes)))
-    return drop(key, x, rate, x.shape, deterministic=deterministic, rule=rule)
+    return apply_masked(
+        key,
+        x,
+        rate,
+        x.shape,
+        deterministic=deterministic,
+        rule=Rule(draw=masks.DropBlocks(tuple(sizes))),
+        rate_shape=deciding_shape(x, axes),
+    )
 
 
-def _check_block_size(block_size, rank):
+def _check_block_size(block_size: int | Sequence[int], rank: int) -> list[int]:
     """One size for each axis in space."""
-    given = block_size if isinstance(block_size, Sequence) else [block_size] * rank
+    each = block_size if isinstance(block_size, Sequence) else [block_size] * rank
     try:
-        sizes = [operator.index(size) for size in given]
+        sizes = [operator.index(size) for size in each]
     except TypeError:
         raise TypeError(
             f"block_size: expected integers, got {block_size!r}; write for example block_size=7"
@@ -102,13 +107,13 @@ def _check_block_size(block_size, rank):
             f"block_size: expected an integer or {rank}, one for each axis in space, got "
             f"{block_size!r}; write for example block_size={(7,) * rank}"
         )
-    if min(sizes) < 1 or any(isinstance(size, bool | np.bool_) for size in given):
+    if min(sizes) < 1 or any(map(masks.is_bool, each)):
         raise ValueError(
             f"block_size: expected at least 1, got {block_size!r}; write for example block_size=7"
         )
     if math.prod(sizes) > _LARGEST:
         raise ValueError(
-            f"block_size: expected blocks of at most {_LARGEST} entries, got {block_size!r}; "
+            f"block_size: expected blocks of at most {_LARGEST} elements, got {block_size!r}; "
             "drop whole maps with spatial_dropout"
         )
     return sizes

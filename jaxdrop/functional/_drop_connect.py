@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key
 from jaxdrop.functional._dropout import dropout
-from jaxdrop.masks import _keys, _mask, _rate
+from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.masks import _internal as masks
 
 Where = Callable[[tuple, Any], bool] | None
 
@@ -30,8 +30,7 @@ def drop_connect(
     over keys and examples, each example has its own.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         params: pytree of arrays: a dict of Flax parameters, an nnx state, an Equinox module.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to each chosen leaf.
@@ -46,7 +45,7 @@ def drop_connect(
         the same objects.
 
     Raises:
-        TypeError: a chosen leaf is no floating or complex array, ``key`` is not a PRNG key, or
+        TypeError: a chosen leaf is not a floating or complex array, ``key`` is not a PRNG key, or
             another argument is of the wrong type.
         ValueError: ``where`` chooses nothing, ``rate`` lies outside [0, 1] or does not broadcast,
             or ``key`` is a batch of keys.
@@ -64,14 +63,14 @@ def drop_connect(
         Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4; rescaled in
         training, as dropout.
     """
-    _keys.refuse_keys(params=params, rate=rate)
-    settled = _rate.check_rate(rate, deterministic=deterministic).settled
+    masks.refuse_keys(params=params, rate=rate)
+    checked = masks.check_rate(rate, deterministic=deterministic)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     chosen = _chosen([(names_of(path), leaf) for path, leaf in leaves], where)
-    keys = [None] * len(leaves)
-    if not settled:
-        _keys.check_key(key)
-        keys = jax.random.split(_keys.typed(key), len(leaves))  # pyright: ignore
+    keys: Any = [None] * len(leaves)
+    if not checked.settled:
+        masks.check_key(key)
+        keys = jax.random.split(masks.typed(key), len(leaves))  # pyright: ignore[reportArgumentType]
     dropped = [
         dropout(keys[i], leaf, rate, deterministic=deterministic) if chosen[i] else leaf
         for i, (_, leaf) in enumerate(leaves)
@@ -80,11 +79,11 @@ def drop_connect(
     return params if same else structure.unflatten(dropped)
 
 
-def _chosen(leaves, where):
+def _chosen(leaves: list[tuple[tuple[Any, ...], Any]], where: Where) -> list[bool]:
     """For each leaf, whether it is dropped from."""
     if where is not None:
         _check_where(where)
-    floating = [hasattr(leaf, "dtype") and _mask.is_droppable(leaf.dtype) for _, leaf in leaves]
+    floating = [hasattr(leaf, "dtype") and masks.is_droppable(leaf.dtype) for _, leaf in leaves]
     chosen = floating if where is None else [bool(where(*named)) for named in leaves]
     if not any(chosen):
         raise ValueError(
@@ -104,7 +103,7 @@ def _chosen(leaves, where):
     return chosen
 
 
-def _check_where(where):
+def _check_where(where: Any) -> None:
     try:
         inspect.signature(where).bind((), None)
     except ValueError:  # a callable of C that does not say what it takes
@@ -116,8 +115,8 @@ def _check_where(where):
         ) from None
 
 
-def names_of(path):
-    """Names and numbers of a path, whatever the kind of its nodes."""
+def names_of(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Names and numbers of a path, for every kind of nodes."""
     return tuple(
         next((getattr(k, a) for a in ("key", "idx", "name") if hasattr(k, a)), str(k)) for k in path
     )

@@ -3,8 +3,8 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_own_axes, drop, mask_shape
-from jaxdrop.masks import _mask
+from jaxdrop.functional._masked import Flag, Key, apply_masked, mask_shape
+from jaxdrop.masks import _internal as masks
 
 
 def drop_head(
@@ -23,8 +23,7 @@ def drop_head(
     the mean over keys: where all heads of an example are dropped nothing can make up for it.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: outputs of the heads before they are joined, floating or complex, of shape
             ``(B, L, H, D)`` as in Flax, H heads, or with its axes elsewhere.
         rate: probability of dropping a head, in [0, 1]; may be traced; a scalar, or an array that
@@ -37,7 +36,8 @@ def drop_head(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
         ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
             or an axis is missing or named twice.
 
@@ -49,6 +49,6 @@ def drop_head(
     References:
         Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
-    x = _mask.check_array(x)
-    own = check_own_axes(x, head_axis, batch_axis, "head_axis")
-    return drop(key, x, rate, mask_shape(x, own), deterministic=deterministic)
+    x = masks.check_array(x)
+    axes = masks.check_deciding_axes(x, head_axis, batch_axis, "head_axis")
+    return apply_masked(key, x, rate, mask_shape(x, axes), deterministic=deterministic)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, Rule, drop
-from jaxdrop.masks import _keys, _layout, _mask, _sharding
+from jaxdrop.functional._masked import Flag, Key, Rule, apply_masked
+from jaxdrop.masks import _internal as masks
 
 
 def drop_key(
@@ -53,7 +53,7 @@ def drop_key(
     References:
         Li et al., "DropKey for vision transformer", 2023, algorithm 1.
     """
-    x = _mask.check_array(x)
+    x = masks.check_array(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"x: expected floating logits, got dtype {x.dtype}; "
@@ -67,14 +67,14 @@ def drop_key(
     if x.ndim < 2:
         raise ValueError(
             f"x: expected logits of shape (..., Q, K), got {x.shape}; "
-            f"for a single query write x[None]{_keys.order_hint(x.ndim)}"
+            f"for a single query write x[None]{masks.order_hint(x.ndim)}"
         )
-    return drop(key, x, rate, x.shape, deterministic=deterministic, rule=_LOGITS)
+    return apply_masked(key, x, rate, x.shape, deterministic=deterministic, rule=_LOGITS)
 
 
 def _mask_logits(mask, x):
     mask = _spare_rows(mask, x)
-    return _mask.poison(mask, _mask.choose(mask, x, np.asarray(-np.inf, x.dtype)))
+    return masks.nan_if_invalid(mask, masks.where_kept(mask, x, np.asarray(-np.inf, x.dtype)))
 
 
 def _spare_rows(mask, x):
@@ -82,10 +82,10 @@ def _spare_rows(mask, x):
 
     In the words themselves, so that they are all that is kept for the backward pass.
     """
-    layout = _layout.layout_of(mask.shape)
-    keep = _mask.unpacked_like(mask.words, layout, x)
+    layout = masks.layout_of(mask.shape)
+    keep = masks.unpack_like(mask.words, layout, x)
     lost = ~jnp.any(keep & (x > -jnp.inf), axis=-1, keepdims=True)
-    spared = _layout.pack(_sharding.whole_runs(lost, layout), layout)
+    spared = masks.pack(masks.whole_runs(lost, layout), layout)
     return dataclasses.replace(mask, words=mask.words | spared)
 
 

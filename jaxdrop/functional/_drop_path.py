@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, check_count, drop, mask_shape
-from jaxdrop.masks import _mask, _rate
+from jaxdrop.functional._masked import Flag, Key, apply_masked, mask_shape
+from jaxdrop.masks import _internal as masks
 
 _MODES = ("row", "batch")
 
@@ -23,12 +23,11 @@ def drop_path(
     """Drops whole examples of a residual branch and rescales the rest.
 
     Each example survives with probability ``1 - rate`` and is then divided by it, so the mean over
-    keys is ``x``. Every entry of one example shares one decision. Add the input of the branch to
+    keys is ``x``. Every element of one example shares one decision. Add the input of the branch to
     the result: a dropped branch leaves the identity.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: output of the branch, floating or complex, of shape ``(B, ...)`` or with its axis of
             examples elsewhere.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
@@ -41,7 +40,8 @@ def drop_path(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
         ValueError: ``mode`` is unknown, ``rate`` lies outside [0, 1] or does not broadcast, ``key``
             is a batch of keys, or ``x`` lacks the ``batch_axis``.
 
@@ -59,12 +59,12 @@ def drop_path(
     if mode not in _MODES:
         raise ValueError(
             f"mode: expected 'row' or 'batch', got {mode!r}; "
-            "write mode='row' for one decision an example, mode='batch' for one in all"
+            "write mode='row' for one decision per example, mode='batch' for one in all"
         )
-    x = _mask.check_array(x)
-    own = check_axes((batch_axis,), x.ndim, "batch_axis")
-    shape = mask_shape(x, own if mode == "row" else ())
-    return drop(key, x, rate, shape, deterministic=deterministic)
+    x = masks.check_array(x)
+    axes = masks.check_axes((batch_axis,), x.ndim, "batch_axis")
+    shape = mask_shape(x, axes if mode == "row" else ())
+    return apply_masked(key, x, rate, shape, deterministic=deterministic)
 
 
 def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Array:
@@ -82,8 +82,8 @@ def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Arra
         array, to scan over.
 
     Raises:
-        TypeError: ``rate`` is no real number, or ``depth`` no integer.
-        ValueError: ``rate`` lies outside [0, 1] or is no scalar, or ``depth`` is below 1.
+        TypeError: ``rate`` is not a real number, or ``depth`` is not an integer.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar, or ``depth`` is below 1.
 
     Example:
         >>> drop_path_rates(0.5, 4)
@@ -94,10 +94,9 @@ def drop_path_rates(rate: ArrayLike, depth: int) -> tuple[float, ...] | jax.Arra
     References:
         Huang et al., "Deep networks with stochastic depth", 2016, eq. 4.
     """
-    checked = _rate.check_rate(rate)
-    shares = (
-        np.arange(1, check_count(depth, "depth", 12) + 1) / depth
-    )  # 1 for the last: its rate is exact
+    checked = masks.check_rate(rate)
+    depth = masks.check_count(depth, "depth", 12)
+    shares = np.arange(1, depth + 1) / depth  # 1 for the last: its rate is exact
     if checked.known is not None:
         return tuple((checked.known * shares).tolist())
     rate = jnp.asarray(checked.traced, jnp.float32)

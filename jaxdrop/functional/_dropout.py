@@ -1,12 +1,12 @@
-"""Dropout of single entries, in training and at inference."""
+"""Dropout of single elements, in training and at inference."""
 
 from collections.abc import Sequence
 
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, drop, mask_shape
-from jaxdrop.masks import _mask
+from jaxdrop.functional._masked import Flag, Key, apply_masked, mask_shape
+from jaxdrop.masks import _internal as masks
 
 
 def dropout(
@@ -17,15 +17,14 @@ def dropout(
     deterministic: Flag = False,
     broadcast_dims: Sequence[int] = (),
 ) -> jax.Array:
-    """Zeros entries of an array at random and rescales the rest.
+    """Zeros elements of an array at random and rescales the rest.
 
-    Each entry survives with probability ``1 - rate`` and is then divided by it, so the mean over
+    Each element survives with probability ``1 - rate`` and is then divided by it, so the mean over
     keys is ``x``. The probability is the one that the random bits really have: within 2**-16 of
     the asked one, within 1 % of a rate from 1e-5 on, and exact for rates such as 0.5 or 0.25.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of any shape.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the shape of ``x`` (with 1 on the ``broadcast_dims``).
@@ -36,7 +35,7 @@ def dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: ``x`` is an integer or boolean array, ``key`` is not a PRNG key, or another
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
             argument is of the wrong type.
         ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
             or ``broadcast_dims`` names an axis that ``x`` lacks, or one twice.
@@ -50,10 +49,10 @@ def dropout(
         Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
         2014, section 4; rescaled in training, section 10.
     """
-    x = _mask.check_array(x)
-    shared = check_axes(broadcast_dims, x.ndim, "broadcast_dims")
-    own = [axis for axis in range(x.ndim) if axis not in shared]
-    return drop(key, x, rate, mask_shape(x, own), deterministic=deterministic)
+    x = masks.check_array(x)
+    shared = masks.check_axes(broadcast_dims, x.ndim, "broadcast_dims")
+    deciding = [axis for axis in range(x.ndim) if axis not in shared]
+    return apply_masked(key, x, rate, mask_shape(x, deciding), deterministic=deterministic)
 
 
 def mc_dropout(
@@ -70,8 +69,7 @@ def mc_dropout(
     ``MCDropout`` stays on when the model is put in evaluation mode.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of any shape.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the shape of ``x`` (with 1 on the ``broadcast_dims``).
@@ -82,8 +80,10 @@ def mc_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
-        ValueError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
+        ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
+            or ``broadcast_dims`` names an axis that ``x`` lacks, or one twice.
 
     Example:
         >>> keys = jax.random.split(jax.random.key(0), 100)

@@ -3,8 +3,8 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, drop
-from jaxdrop.masks import _keys, _mask
+from jaxdrop.functional._masked import Flag, Key, apply_masked
+from jaxdrop.masks import _internal as masks
 
 
 def embedding_dropout(
@@ -16,8 +16,7 @@ def embedding_dropout(
     the batch; the mean over keys is ``x``. Apply it to the table, before words are looked up.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: embedding table, floating or complex, of shape ``(V, D)``, V words.
         rate: probability of dropping a word, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the mask, ``(V, 1)``.
@@ -27,7 +26,8 @@ def embedding_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
         ValueError: ``x`` is not of rank 2, ``rate`` lies outside [0, 1] or does not broadcast, or
             ``key`` is a batch of keys.
 
@@ -40,10 +40,10 @@ def embedding_dropout(
         Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
         networks", 2016, section 4.2.
     """
-    x = _mask.check_array(x)
+    x = masks.check_array(x)
     if x.ndim != 2:
         raise ValueError(
             f"x: expected an embedding table of shape (V, D), got shape {x.shape}; "
-            f"drop from the table before words are looked up{_keys.order_hint(x.ndim)}"
+            f"drop from the table before words are looked up{masks.order_hint(x.ndim)}"
         )
-    return drop(key, x, rate, (x.shape[0], 1), deterministic=deterministic)
+    return apply_masked(key, x, rate, (x.shape[0], 1), deterministic=deterministic)

@@ -1,14 +1,14 @@
 """Keys inside ``jax.shard_map``, where every device would draw the same from the same key."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
-from jaxdrop.functional._drop import Key
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 
 
-def fold_in_axes(key: Key, axis_names: str | Sequence[str]) -> jax.Array:
+def fold_in_axes(key: jax.Array, axis_names: str | Sequence[str]) -> jax.Array:
     """A key that differs over the named axes of a mesh and agrees over all others.
 
     Inside ``jax.shard_map`` a function runs once for each device. A key that all of them hold gives
@@ -17,7 +17,7 @@ def fold_in_axes(key: Key, axis_names: str | Sequence[str]) -> jax.Array:
     the weights of a layer whose input is on every device. Under ``jax.jit`` over a mesh leave the
     key alone: there a program has one mask, of which each device draws its part.
 
-    The result depends on which axes are named, not on their order, and is none of the keys that
+    The result depends on which axes are named, not on their order, and differs from all keys that
     ``jax.random.fold_in(key, step)`` gives.
 
     Args:
@@ -29,7 +29,8 @@ def fold_in_axes(key: Key, axis_names: str | Sequence[str]) -> jax.Array:
         A key like ``key``, another one on each device along the named axes.
 
     Raises:
-        TypeError: ``key`` is none, or ``axis_names`` no names.
+        TypeError: ``key`` is not a PRNG key, or ``axis_names`` is not a string or a sequence of
+            strings.
         ValueError: no axis is named, one twice, or one that does not exist here; the message lists
             those that do.
 
@@ -42,15 +43,15 @@ def fold_in_axes(key: Key, axis_names: str | Sequence[str]) -> jax.Array:
         >>> layer(jax.random.key(0), jnp.ones((8, 4))).shape
         (8, 4)
     """
-    _keys.check_key(key)
+    masks.check_key(key)
     names = _check_names(axis_names)
-    key = _keys.fold_in_names(key, ("axes of a mesh", *names))
+    key = masks.fold_in_names(key, ("axes of a mesh", *names))
     for name in names:
         key = jax.random.fold_in(key, _index(name))
     return key
 
 
-def _check_names(axis_names):
+def _check_names(axis_names: Any) -> list[str]:
     names = (axis_names,) if isinstance(axis_names, str) else axis_names
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TypeError(
@@ -65,7 +66,7 @@ def _check_names(axis_names):
     return sorted(names)
 
 
-def _index(name):
+def _index(name: str) -> jax.Array:
     try:
         return jax.lax.axis_index(name)
     except NameError:

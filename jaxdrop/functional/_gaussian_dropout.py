@@ -1,4 +1,4 @@
-"""Multiplicative Gaussian noise in place of a mask."""
+"""Multiplicative Gaussian noise instead of a mask."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, shared_shape
-from jaxdrop.functional._perturb import perturb
-from jaxdrop.masks import _mask, _noise, _rate
+from jaxdrop.functional._masked import Flag, Key, shared_shape
+from jaxdrop.functional._noisy import apply_noise
+from jaxdrop.masks import _internal as masks
 
 
 def gaussian_dropout(
@@ -20,7 +20,7 @@ def gaussian_dropout(
     deterministic: Flag = False,
     broadcast_dims: Sequence[int] = (),
 ) -> jax.Array:
-    """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
+    """Multiplies elements by Gaussian noise with the mean and the variance of dropout.
 
     The noise is N(1, rate / (1 - rate)), in float32 and the same for every dtype of ``x``; the mean
     over keys is ``x``. The variance has no bound as the rate goes to 1: at 1 itself the result is
@@ -28,8 +28,7 @@ def gaussian_dropout(
     gradient; `variational_gaussian_dropout` learns one.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of any shape.
         rate: rate of the dropout with the same variance, in [0, 1]; may be traced; a scalar, or
             an array that broadcasts to the shape of ``x`` (with 1 on the ``broadcast_dims``).
@@ -40,8 +39,10 @@ def gaussian_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
-        ValueError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
+        ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
+            or ``broadcast_dims`` names an axis that ``x`` lacks, or one twice.
 
     Example:
         >>> y = gaussian_dropout(jax.random.key(0), jnp.ones(10_000), 0.2)
@@ -52,18 +53,15 @@ def gaussian_dropout(
         Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
         2014, section 10.
     """
-    x = _mask.check_array(x)
-    shape = shared_shape(x, check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
-    checked = _rate.check_rate(rate, shape, "noise", deterministic)
+    x = masks.check_array(x)
+    shape = shared_shape(x, masks.check_axes(broadcast_dims, x.ndim, "broadcast_dims"))
+    checked = masks.check_rate(rate, shape, "noise", deterministic)
     if checked.settled:
         return jnp.zeros_like(x) if checked.known else x
-    levels = (checked.value,)
-    return perturb(
-        key, x, levels, shape, deterministic=deterministic, draw=_noise.normal, apply=_apply
-    )
+    return apply_noise(key, x, (checked.value,), shape, deterministic=deterministic, apply=_scale)
 
 
-def _apply(noise, x, rate):
+def _scale(noise: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     rate = lax.stop_gradient(rate)
     everything = rate == 1
     some = jnp.where(everything, 0, rate)

@@ -9,8 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import check_count
-from jaxdrop.masks import _keys, _mask, _rate
+from jaxdrop.functional._masked import Shape
+from jaxdrop.masks import _internal as masks
 
 
 def r_drop_loss(
@@ -52,7 +52,7 @@ def r_drop_loss(
     """
     first, second = _check_logits(first_logits, second_logits)
     labels = _check_labels(labels, first.shape)
-    weight = _rate.check_finite(weight, "weight", "a factor", "the paper has 1 to 5", (), "loss")
+    weight = masks.check_finite(weight, "weight", "a factor", "the paper has 1 to 5", (), "loss")
     log_p, log_q = (jax.nn.log_softmax(logits, axis=-1) for logits in (first, second))
     is_class = (labels >= 0) & (labels < first.shape[-1])
     places = jnp.where(is_class, labels, jnp.zeros_like(labels))[..., None]
@@ -84,7 +84,7 @@ def multi_sample_loss(
         What ``loss`` returns, averaged over the samples.
 
     Raises:
-        TypeError: ``key`` is not a PRNG key, or ``num_samples`` no integer.
+        TypeError: ``key`` is not a PRNG key, or ``num_samples`` is not an integer.
         ValueError: ``key`` is a batch of keys, or ``num_samples`` is below 1.
 
     Example:
@@ -104,9 +104,9 @@ def multi_sample_loss(
             f"loss: expected a function of a key and what follows it, got {type(loss).__name__}; "
             "write multi_sample_loss(loss, key, *args)"
         )
-    _keys.check_key(key)
-    count = check_count(num_samples, "num_samples", 4)
-    key = _keys.typed(key)
+    masks.check_key(key)
+    count = masks.check_count(num_samples, "num_samples", 4)
+    key = masks.typed(key)
     # One by one: mapped, the keys of some implementations fold all in the same way.
     data = [jax.random.key_data(jax.random.fold_in(key, i)) for i in range(count)]
     keys = jax.random.wrap_key_data(jnp.stack(data), impl=jax.random.key_impl(key))
@@ -114,10 +114,10 @@ def multi_sample_loss(
     return jax.tree.map(lambda values: values.mean(axis=0), losses)
 
 
-def _check_logits(first, second):
+def _check_logits(first: ArrayLike, second: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Both as arrays of float32 or better."""
-    first = _mask.check_array(first, "first_logits")
-    second = _mask.check_array(second, "second_logits")
+    first = masks.check_array(first, "first_logits")
+    second = masks.check_array(second, "second_logits")
     if first.dtype != second.dtype or not jnp.issubdtype(first.dtype, jnp.floating):
         raise TypeError(
             f"second_logits: expected the dtype of first_logits, a floating one, got "
@@ -133,23 +133,23 @@ def _check_logits(first, second):
             f"first_logits: expected one example or more, of two classes or more, got shape "
             f"{first.shape}; a single logit z is the pair jnp.stack([jnp.zeros_like(z), z], -1)"
         )
-    wide = _mask.wide_dtype(first)
+    wide = masks.wide_dtype(first)
     return first.astype(wide), second.astype(wide)
 
 
-def _check_labels(labels, logits_shape):
+def _check_labels(labels: ArrayLike, logits_shape: Shape) -> jax.Array:
     """The labels as an array of int32 or wider; those that are known are classes."""
     *rows, classes = logits_shape
-    found = _mask.as_array(labels, "labels")
-    if not jnp.issubdtype(found.dtype, jnp.integer):
+    array = masks.as_array(labels, "labels")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"labels: expected an integer array of classes, got dtype {found.dtype}; "
+            f"labels: expected an integer array of classes, got dtype {array.dtype}; "
             "for one-hot labels write labels.argmax(-1)"
         )
-    if found.shape != tuple(rows):
+    if array.shape != tuple(rows):
         raise ValueError(
             f"labels: expected the shape of the logits without their last axis, "
-            f"{tuple(rows)}, got {found.shape}; pass one class for each example"
+            f"{tuple(rows)}, got {array.shape}; pass one class for each example"
         )
     if not any(isinstance(part, Tracer) for part in jax.tree.leaves(labels)):
         known = np.asarray(labels)  # as given: what int32 does not hold, JAX wraps
@@ -158,4 +158,4 @@ def _check_labels(labels, logits_shape):
                 f"labels: expected classes in [0, {classes}), got values from {known.min()} to "
                 f"{known.max()}; count classes from 0 and leave out examples without a label"
             )
-    return found if found.dtype.itemsize >= 4 else found.astype(jnp.int32)
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)

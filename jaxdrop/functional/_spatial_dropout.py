@@ -3,8 +3,8 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_own_axes, drop, mask_shape
-from jaxdrop.masks import _mask
+from jaxdrop.functional._masked import Flag, Key, apply_masked, mask_shape
+from jaxdrop.masks import _internal as masks
 
 
 def spatial_dropout(
@@ -22,8 +22,7 @@ def spatial_dropout(
     dimensions; the mean over keys is ``x``.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of shape ``(B, *space, C)``, or with its axes elsewhere.
         rate: probability of dropping a feature map, in [0, 1]; may be traced; a scalar, or an
             array that broadcasts to the mask, ``(B, 1, ..., C)``.
@@ -35,7 +34,8 @@ def spatial_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: as `dropout`.
+        TypeError: ``x`` is not a floating or complex array, ``key`` is not a PRNG key, or another
+            argument is of the wrong type.
         ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
             or an axis is missing or named twice.
 
@@ -48,6 +48,6 @@ def spatial_dropout(
         Tompson et al., "Efficient object localization using convolutional networks", 2015,
         section 3.2.
     """
-    x = _mask.check_array(x)
-    own = check_own_axes(x, channel_axis, batch_axis, "channel_axis")
-    return drop(key, x, rate, mask_shape(x, own), deterministic=deterministic)
+    x = masks.check_array(x)
+    axes = masks.check_deciding_axes(x, channel_axis, batch_axis, "channel_axis")
+    return apply_masked(key, x, rate, mask_shape(x, axes), deterministic=deterministic)

@@ -2,15 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_axes, check_count
-from jaxdrop.functional._either import either
-from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
+from jaxdrop.functional._cond import cond
+from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.masks import _internal as masks
 
 
 def subset_residual(
@@ -19,7 +19,7 @@ def subset_residual(
     x: ArrayLike,
     rate: float,
     *,
-    extra: tuple = (),
+    extra: tuple[Any, ...] = (),
     deterministic: Flag = False,
     batch_axis: int = 0,
     num_groups: int = 1,
@@ -34,8 +34,7 @@ def subset_residual(
     batch at a low rate that may be all of them. A batch norm in the branch sees the subset.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         branch: function of examples, ``(K, ...)`` to ``(K, ...)``, such as attention behind its
             norm. It does not add its input.
         x: floating or complex array of shape ``(B, ...)``, or with its axis of examples elsewhere.
@@ -54,8 +53,8 @@ def subset_residual(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: ``rate`` is traced or an array, ``branch`` is no function or gives no floating
-            array, or another argument is of the wrong type.
+        TypeError: ``rate`` is traced or an array, ``branch`` is not a function or does not give a
+            floating array, or another argument is of the wrong type.
         ValueError: ``rate`` lies outside [0, 1], ``branch`` changes the shape, ``num_groups`` does
             not divide the batch, ``x`` or one of ``extra`` lacks the axis, or ``key`` is a batch
             of keys.
@@ -70,7 +69,7 @@ def subset_residual(
         section 5, efficient stochastic depth; Huang et al., "Deep networks with stochastic depth",
         2016, eq. 2.
     """
-    _keys.refuse_keys(branch=branch, x=x, rate=rate)
+    masks.refuse_keys(branch=branch, x=x, rate=rate)
     if not callable(branch):
         raise TypeError(
             f"branch: expected a function of examples, got {type(branch).__name__}; "
@@ -79,7 +78,7 @@ def subset_residual(
     call = lambda branch, *arrays: branch(*arrays)  # noqa: E731
     arrays = x, *extra
     arrays, split = plan(arrays, rate, batch_axis, num_groups, deterministic)
-    return add_branch(key, branch, arrays, split, deterministic, call=call, either=either)
+    return add_branch(key, branch, arrays, split, deterministic, call=call)
 
 
 class Split(NamedTuple):
@@ -98,12 +97,14 @@ class Split(NamedTuple):
     num_kept: int
 
 
-def plan(arrays, rate, batch_axis, num_groups, deterministic) -> tuple[tuple, Split]:
+def plan(
+    arrays: tuple[Any, ...], rate: float, batch_axis: int, num_groups: int, deterministic: Flag
+) -> tuple[tuple[jax.Array, ...], Split]:
     """x and what goes with it as arrays, and their `Split`; one group where none draws."""
-    share = 1 - _rate.check_static_rate(rate, "the number of examples that are kept", _WAY_OUT)
+    share = 1 - masks.check_static_rate(rate, "the number of examples that are kept", _WAY_OUT)
     x, *extra = arrays
-    x = _mask.check_array(x)
-    (axis,) = check_axes((batch_axis,), x.ndim, "batch_axis")
+    x = masks.check_array(x)
+    (axis,) = masks.check_axes((batch_axis,), x.ndim, "batch_axis")
     for number, array in enumerate(extra):
         shape = getattr(array, "shape", ())
         if len(shape) <= axis or shape[axis] != x.shape[axis]:
@@ -111,7 +112,7 @@ def plan(arrays, rate, batch_axis, num_groups, deterministic) -> tuple[tuple, Sp
                 f"extra[{number}]: expected {x.shape[axis]} examples on axis {axis}, as x has, got "
                 f"{shape or type(array).__name__}; what has no examples belongs into the branch"
             )
-    groups = check_count(num_groups, "num_groups", 1)
+    groups = masks.check_count(num_groups, "num_groups", 1)
     groups = 1 if deterministic is True else groups
     size, rest = divmod(x.shape[axis], groups)
     if rest:
@@ -129,73 +130,89 @@ _WAY_OUT = (
 )
 
 
-def add_branch(key, branch, arrays, split, deterministic, *, call, either):
+def add_branch(
+    key: Key,
+    branch: Any,
+    arrays: tuple[jax.Array, ...],
+    split: Split,
+    deterministic: Flag,
+    *,
+    call: Callable[..., Any],
+    **traced: Callable[..., Any],
+) -> jax.Array:
     """``x + branch(x)`` on a subset of the examples, or on all of them where a flag says so.
 
     Args:
         key: as of `subset_residual`.
-        branch: what computes; a module may come back from ``either`` as another one.
+        branch: what computes; a module may reach ``call`` as a copy.
         arrays: x, and those that the branch takes behind it.
         split: from `plan`.
         deterministic: a flag.
         call: ``call(branch, *arrays)``.
-        either: ``either(flag, first, second, branch)``: one of both functions, of the branch.
+        traced: of `cond`.
     """
-    off = _rate.check_flag(deterministic)
+    off = masks.check_flag(deterministic)
     x, thins = arrays[0], 0 < split.num_kept < split.size
     if off is not True and thins:
-        _keys.check_key(key)
+        masks.check_key(key)
 
-    def whole(branch):
+    def whole(branch: Any) -> jax.Array:
         return x + _checked(call(branch, *arrays), x).astype(x.dtype)
 
-    def part(branch):
+    def part(branch: Any) -> jax.Array:
         if not thins:
             return whole(branch) if split.num_kept else x
         indices = _draw(key, split=split)
         drawn = [_gather(array, indices, split=split) for array in arrays]
         return _add(x, _checked(call(branch, *drawn), drawn[0]), indices, split=split)
 
-    return either(off, whole, part, branch)
+    return cond(off, whole, part, branch, **traced)
 
 
-def _checked(y, x):
+def _checked(y: Any, x: jax.Array) -> jax.Array:
     """The output of a branch, refused if it cannot be added to ``x``."""
-    y = _mask.check_array(y, "branch(x)")
+    y = masks.check_array(y, "branch(x)")
     if y.shape != x.shape:
         raise ValueError(
             f"branch: expected an output of the shape of its input, {x.shape}, got {y.shape}; "
             "project it back to the features of x"
         )
-    return _mask.refuse_complex(y, x.dtype, "branch", "a real output")
+    return masks.refuse_complex(y, x.dtype, "branch", "a real output")
 
 
 @functools.partial(jax.jit, static_argnames="split")
-def _draw(key, *, split):
+def _draw(key: jax.Array, *, split: Split) -> jax.Array:
     """Places of the drawn examples in their group, ascending: int32 of shape (groups, kept)."""
-    order = _order.random_orders(key, (split.num_groups, split.size))
-    return jnp.sort(order[:, : split.num_kept], axis=1)
+    permutations = masks.permutations(key, (split.num_groups, split.size))
+    return jnp.sort(permutations[:, : split.num_kept], axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="split")
-def _gather(x, indices, *, split):
+def _gather(x: jax.Array, indices: jax.Array, *, split: Split) -> jax.Array:
     """The drawn examples of ``x``, those of one group behind those of the other."""
     return _in_groups(_take_rows, split, split.num_kept, _drawn_sharding(x, split), indices, x)
 
 
 @functools.partial(jax.jit, static_argnames="split")
-def _add(x, y, indices, *, split):
+def _add(x: jax.Array, y: jax.Array, indices: jax.Array, *, split: Split) -> jax.Array:
     """``x`` with the rescaled output of the branch added at the drawn examples."""
-    scaled = y.astype(_mask.wide_dtype(y)) * (split.size / split.num_kept)
-    sharding = _sharding.mask_sharding(x, x.shape)
+    scaled = y.astype(masks.wide_dtype(y)) * (split.size / split.num_kept)
+    sharding = masks.mask_sharding(x, x.shape)
     return _in_groups(_add_rows, split, split.size, sharding, indices, x, scaled.astype(x.dtype))
 
 
-def _in_groups(function, split, count, sharding, indices, *arrays):
+def _in_groups(
+    function: Callable[..., jax.Array],
+    split: Split,
+    count: int,
+    sharding: Any,
+    indices: jax.Array,
+    *arrays: jax.Array,
+) -> jax.Array:
     """``function(*arrays, indices)`` for each group; of its result, ``count`` examples a group."""
     axis, groups = split.axis, split.num_groups
 
-    def run(indices, *arrays):
+    def run(indices: jax.Array, *arrays: jax.Array) -> jax.Array:
         parted = [
             a.reshape(*a.shape[:axis], groups, a.shape[axis] // groups, *a.shape[axis + 1 :])
             for a in arrays
@@ -210,25 +227,29 @@ def _in_groups(function, split, count, sharding, indices, *arrays):
     return jax.sharding.auto_axes(run, out_sharding=sharding)(indices, *arrays)  # pyright: ignore
 
 
-def _drawn_sharding(x, split):
+def _drawn_sharding(x: jax.Array, split: Split) -> Any:
     """That of ``x`` on an Explicit mesh, without the examples where groups lie across devices."""
-    sharding = _sharding.mask_sharding(x, x.shape)
-    if sharding is None or split.num_groups % _sharding.devices_along(sharding, split.axis) == 0:
+    sharding = masks.mask_sharding(x, x.shape)
+    if sharding is None or split.num_groups % masks.devices_along(sharding, split.axis) == 0:
         return sharding
     axis = split.axis
-    return _sharding.mask_sharding(x, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+    return masks.mask_sharding(x, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
 
 
-_ROWS = {"unique_indices": True, "indices_are_sorted": True, "mode": "promise_in_bounds"}
+_ROWS: dict[str, Any] = {
+    "unique_indices": True,
+    "indices_are_sorted": True,
+    "mode": "promise_in_bounds",
+}
 
 
-def _take_rows(axis, indices, x):
+def _take_rows(axis: int, indices: jax.Array, x: jax.Array) -> jax.Array:
     return x.at[_rows(axis, indices)].get(**_ROWS)
 
 
-def _add_rows(axis, indices, x, rows):
+def _add_rows(axis: int, indices: jax.Array, x: jax.Array, rows: jax.Array) -> jax.Array:
     return x.at[_rows(axis, indices)].add(rows, **_ROWS)
 
 
-def _rows(axis, indices):
+def _rows(axis: int, indices: jax.Array) -> tuple[Any, ...]:
     return (slice(None),) * axis + (indices,)

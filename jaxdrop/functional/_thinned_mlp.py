@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, check_count
-from jaxdrop.functional._either import either
-from jaxdrop.functional._take import subset_of, take
-from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
+from jaxdrop.functional._cond import cond
+from jaxdrop.functional._gather import Subset, gather, subset_of
+from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.masks import _internal as masks
 
 Dense = Mapping[str, Any]
 _HIDDEN = "the number of hidden units that are computed"
@@ -37,14 +37,13 @@ def thinned_mlp(
     that are left out get a gradient of 0, and an inf or NaN in their weights goes nowhere.
 
     All examples of a group meet the same sub-network, where `dropout` draws one for each: gradients
-    are noisier at the same rate. Taking weights out costs a few passes over the kernels, whatever
-    the batch. On a CPU, with three hidden layers at a rate of 0.5, a training step was cheaper than
-    without dropout from a batch of 1 on at a width of 1024, of about 64 at 256 and of about 256 at
-    64; below, and with many groups, take `dropout`.
+    are noisier at the same rate. To take weights out costs a few passes over the kernels. On a
+    CPU, with three hidden layers at a rate of 0.5, a training step was cheaper than without dropout
+    from a batch of 1 on at a width of 1024, of about 64 at 256 and of about 256 at 64; below, and
+    with many groups, take `dropout`.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of shape ``(..., D)``, with examples on axis 0 if there are
             groups.
         layers: two or more layers, as Flax keeps the parameters of Dense: mappings with a
@@ -54,7 +53,7 @@ def thinned_mlp(
         rate: share of the hidden units to leave out, in [0, 1]; a Python number, since it decides a
             shape. At 1 the last bias is what remains.
         deterministic: if true, the full block; may be traced.
-        activation: function of the hidden units, entry by entry.
+        activation: function of the hidden units, element by element.
         num_groups: number of equal parts of the batch, each with a sub-network of its own; any
             batch will do where ``deterministic`` is True.
 
@@ -77,23 +76,23 @@ def thinned_mlp(
         Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
         2014, section 4: sampling a thinned network; here by choosing its size.
     """
-    _keys.refuse_keys(x=x, layers=layers, rate=rate)
-    share = _rate.check_static_rate(rate, _HIDDEN, _TRACED)
-    off = _rate.check_flag(deterministic)
-    x = _mask.check_array(x)
+    masks.refuse_keys(x=x, layers=layers, rate=rate)
+    share = masks.check_static_rate(rate, _HIDDEN, _TRACED)
+    off = masks.check_flag(deterministic)
+    x = masks.check_array(x)
     layers = _check_layers(layers, x)
     widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
     kept = tuple(max(1, round(width * (1 - share))) if share < 1 else 0 for width in widths)
     groups = _check_groups(num_groups, x, off)
 
-    def full(layers):
+    def full(layers: Any) -> jax.Array:
         return _mlp(x, layers, activation, [1.0] * len(widths))
 
-    def thin(layers):
+    def thin(layers: Any) -> jax.Array:
         fewer = _thinned(key, layers, kept=kept, groups=groups)
         scales = [width / max(1, count) for width, count in zip(widths, kept)]
         run = functools.partial(_in_groups, groups, lambda x, ls: _mlp(x, ls, activation, scales))
-        sharding = _sharding.mask_sharding(x, (*x.shape[:-1], 1))
+        sharding = masks.mask_sharding(x, (*x.shape[:-1], 1))
         if sharding is None or groups == 1:
             return run(x, fewer)
         return jax.sharding.auto_axes(run, out_sharding=sharding)(x, fewer)  # pyright: ignore
@@ -101,11 +100,13 @@ def thinned_mlp(
     if off is True or list(kept) == widths:
         return full(layers)
     if share < 1:
-        _keys.check_key(key)
-    return either(off, full, thin, layers)
+        masks.check_key(key)
+    return cond(off, full, thin, layers)
 
 
-def _in_groups(groups, function, x, layers):
+def _in_groups(
+    groups: int, function: Callable[..., jax.Array], x: jax.Array, layers: Any
+) -> jax.Array:
     """``function(x, layers)`` for each part of the batch, with the layers of its group."""
     if groups == 1:
         return function(x, jax.tree.map(lambda leaf: leaf[0], layers))
@@ -113,18 +114,23 @@ def _in_groups(groups, function, x, layers):
     return y.reshape(*x.shape[:1], *y.shape[2:])
 
 
-def _mlp(x, layers, activation, scales):
+def _mlp(
+    x: jax.Array,
+    layers: Any,
+    activation: Callable[[jax.Array], jax.Array],
+    scales: list[float],
+) -> jax.Array:
     for layer, scale in zip(layers, scales):
         first, *second = [_affine(x, dense) for dense in _branches(layer)]
-        hidden = _mask.refuse_complex(activation(first), x.dtype, "activation", "a real output")
+        hidden = masks.refuse_complex(activation(first), x.dtype, "activation", "a real output")
         hidden = hidden * second[0] if second else hidden
         if scale != 1:  # in float32, rounded once
-            hidden = hidden.astype(_mask.wide_dtype(hidden)) * scale
+            hidden = hidden.astype(masks.wide_dtype(hidden)) * scale
         x = hidden.astype(x.dtype)
     return _affine(x, layers[-1])
 
 
-def _affine(x, dense):
+def _affine(x: jax.Array, dense: Dense) -> jax.Array:
     y = x @ dense["kernel"].astype(x.dtype)
     if dense.get("bias") is None:
         return y
@@ -135,23 +141,25 @@ def _affine(x, dense):
 
 
 @functools.partial(jax.jit, static_argnames=("kept", "groups"))
-def _thinned(key, layers, *, kept, groups):
+def _thinned(key: Key, layers: Any, *, kept: tuple[int, ...], groups: int) -> Any:
     """The layers with ``kept`` units in each hidden one, stacked on a first axis of groups."""
     chosen = _choices(key, layers, kept, groups)
 
-    def one(*chosen):
+    def one(*chosen: Subset) -> Any:
         places = zip(layers, [None, *chosen], [*chosen, None])
-        return [_each(functools.partial(_taken, before=b, own=o), layer) for layer, b, o in places]
+        return [
+            _each(functools.partial(_taken, before=b, units=u), layer) for layer, b, u in places
+        ]
 
     return jax.vmap(one)(*chosen)
 
 
-def _choices(key, layers, kept, groups):
+def _choices(key: Any, layers: Any, kept: tuple[int, ...], groups: int) -> list[Subset]:
     """For each hidden layer, a `Subset` of its units for each group, on a first axis."""
     widths = [_kernels(layer)[0].shape[1] for layer in layers[:-1]]
     if any(kept):
-        keys = list(jax.random.split(_keys.typed(key), len(kept)))
-        orders = [_order.random_orders(k, (groups, width)) for k, width in zip(keys, widths)]
+        keys = list(jax.random.split(masks.typed(key), len(kept)))
+        orders = [masks.permutations(k, (groups, width)) for k, width in zip(keys, widths)]
     else:
         orders = [jnp.zeros((groups, width), jnp.int32) for width in widths]
     return [
@@ -160,49 +168,49 @@ def _choices(key, layers, kept, groups):
     ]
 
 
-def _taken(dense, before, own):
+def _taken(dense: Dense, before: Subset | None, units: Subset | None) -> Dense:
     """A layer with some of its inputs, and some of its units; None stands for all."""
     dense = dict(dense)
     if before is not None:
-        dense["kernel"] = take(dense["kernel"], before, 0)
-    if own is not None:
-        dense["kernel"] = take(dense["kernel"], own, 1)
+        dense["kernel"] = gather(dense["kernel"], before, 0)
+    if units is not None:
+        dense["kernel"] = gather(dense["kernel"], units, 1)
         if dense.get("bias") is not None:
-            dense["bias"] = take(dense["bias"], own, 0)
+            dense["bias"] = gather(dense["bias"], units, 0)
     return dense
 
 
 # Checks.
 
 
-def cast(x, dtype):
+def cast(x: ArrayLike, dtype: Any) -> jax.Array:
     """The inputs of a block in the dtype that it computes in, or in their own if that is None."""
-    x = _mask.check_array(x, "inputs")
+    array = masks.check_array(x, "inputs")
     if dtype is None:
-        return x
-    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        return array
+    if jnp.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
             f"inputs: expected real numbers for a layer that computes in {jnp.dtype(dtype)}, got "
-            f"dtype {x.dtype}; give the layer dtype={x.dtype}, or None"
+            f"dtype {array.dtype}; give the layer dtype={array.dtype}, or None"
         )
-    return x.astype(dtype)
+    return array.astype(dtype)
 
 
-def _branches(layer):
+def _branches(layer: Any) -> Sequence[Dense]:
     return (layer,) if isinstance(layer, Mapping) else layer
 
 
-def _each(function, layer):
+def _each(function: Callable[[Any], Any], layer: Any) -> Any:
     """The layer with ``function`` of it, or of its gate and its value."""
     return function(layer) if isinstance(layer, Mapping) else tuple(map(function, layer))
 
 
-def _kernels(layer):
+def _kernels(layer: Any) -> list[jax.Array]:
     return [dense["kernel"] for dense in _branches(layer)]
 
 
-def _check_layers(layers, x):
-    """The layers as a list of dicts of arrays, refused if they are none or do not fit."""
+def _check_layers(layers: Any, x: jax.Array) -> list[Any]:
+    """The layers as a list of dicts of arrays, refused if they are not layers or do not fit."""
     if isinstance(layers, Mapping) or not isinstance(layers, Sequence) or len(layers) < 2:
         raise TypeError(
             f"layers: expected two or more, got {_described(layers)}; write for example "
@@ -229,7 +237,7 @@ def _check_layers(layers, x):
     return checked
 
 
-def _check_dense(dense, number, width, dtype):
+def _check_dense(dense: Any, number: int, width: int, dtype: Any) -> dict[str, jax.Array]:
     if not isinstance(dense, Mapping) or dense.get("kernel") is None:
         raise TypeError(
             f'layers[{number}]: expected a mapping with "kernel" and perhaps "bias", as Flax '
@@ -238,8 +246,8 @@ def _check_dense(dense, number, width, dtype):
     arrays = {name: dense[name] for name in ("kernel", "bias") if dense.get(name) is not None}
     for name, array in arrays.items():
         where = f"layers[{number}] {name}"
-        array = _mask.as_array(array, where)
-        arrays[name] = _mask.refuse_complex(array, dtype, where, "real weights")
+        array = masks.as_array(array, where)
+        arrays[name] = masks.refuse_complex(array, dtype, where, "real weights")
     kernel, bias = arrays["kernel"], arrays.get("bias")
     if kernel.ndim != 2 or kernel.shape[0] != width:
         raise ValueError(
@@ -254,14 +262,14 @@ def _check_dense(dense, number, width, dtype):
     return arrays
 
 
-def _described(thing):
+def _described(thing: Any) -> str:
     size = f" of {len(thing)}" if isinstance(thing, Sequence) else ""
     names = f" with {sorted(map(str, thing))}" if isinstance(thing, Mapping) else ""
     return f"{type(thing).__name__}{size}{names}"
 
 
-def _check_groups(num_groups, x, off):
-    groups = check_count(num_groups, "num_groups", 1)
+def _check_groups(num_groups: int, x: jax.Array, off: Any) -> int:
+    groups = masks.check_count(num_groups, "num_groups", 1)
     if off is not True and groups > 1 and (x.ndim < 2 or x.shape[0] % groups):
         raise ValueError(
             f"num_groups: expected a divisor of the batch, got {groups} for x of shape {x.shape}; "

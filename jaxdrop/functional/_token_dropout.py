@@ -2,15 +2,15 @@
 
 import functools
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key
-from jaxdrop.masks import _keys, _mask, _order, _rate, _sharding
+from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.masks import _internal as masks
 
 
 class Tokens(NamedTuple):
@@ -42,8 +42,7 @@ def token_dropout(
     token that is left out is 0. On a mesh whose devices hold whole sequences, none needs another.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: floating or complex array of shape ``(B, L, D)``.
         rate: share of the tokens behind the prefix to leave out, in [0, 1]; a Python number, since
             it decides a shape. At 1, the prefix alone is kept.
@@ -75,11 +74,11 @@ def token_dropout(
     References:
         Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
-    x = _mask.check_array(x)
+    x = masks.check_array(x)
     if x.ndim != 3:
         raise ValueError(
             f"x: expected an array of shape (B, L, D), got {x.shape}; "
-            f"merge axes, or add one of size 1, with x.reshape{_keys.order_hint(x.ndim)}"
+            f"merge axes, or add one of size 1, with x.reshape{masks.order_hint(x.ndim)}"
         )
     share, flag = _check_static(rate, deterministic)
     prefix = _check_prefix(num_prefix_tokens, x.shape[1])
@@ -92,12 +91,12 @@ def token_dropout(
             "prefix; lower the rate, or keep a prefix with num_prefix_tokens=1"
         )
     if share < 1:
-        _keys.check_key(key)
+        masks.check_key(key)
     return _thin(key, x, num_drawn=num_drawn, prefix=prefix, ordered=bool(ordered))
 
 
 @functools.partial(jax.jit, static_argnames=("num_drawn", "prefix", "ordered"))
-def _thin(key, x, *, num_drawn, prefix, ordered):
+def _thin(key: Any, x: jax.Array, *, num_drawn: int, prefix: int, ordered: bool) -> Tokens:
     indices = _places(x, prefix)
     if num_drawn:
         drawn = _subset(key, x, num_drawn, prefix, ordered)
@@ -105,54 +104,54 @@ def _thin(key, x, *, num_drawn, prefix, ordered):
     return Tokens(_gather(x, indices), indices)
 
 
-def _gather(x, indices):
+def _gather(x: jax.Array, indices: jax.Array) -> jax.Array:
     """The tokens at ``indices``, sharded like ``x`` in all but the sequence."""
 
-    def gather(x, indices):
+    def gather(x: jax.Array, indices: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, indices[..., None], axis=1, mode="promise_in_bounds")
 
-    sharding = _sharding.mask_sharding(x, (x.shape[0], 1, x.shape[2]))
+    sharding = masks.mask_sharding(x, (x.shape[0], 1, x.shape[2]))
     if sharding is None:
         return gather(x, indices)
     # By XLA: on the newest jax, an explicit gather loses the sharding in its transpose.
     return jax.sharding.auto_axes(gather, out_sharding=sharding)(x, indices)  # pyright: ignore
 
 
-def _subset(key, x, num_drawn, prefix, ordered):
+def _subset(key: jax.Array, x: jax.Array, num_drawn: int, prefix: int, ordered: bool) -> jax.Array:
     """Places of the first few tokens in a random order of those behind the prefix."""
     shape = (x.shape[0], x.shape[1] - prefix)
-    order = _order.random_orders(key, shape, _examples_sharding(x))
-    drawn = order[:, :num_drawn] + jnp.int32(prefix)
+    permutations = masks.permutations(key, shape, _examples_sharding(x))
+    drawn = permutations[:, :num_drawn] + jnp.int32(prefix)
     return jnp.sort(drawn, axis=1) if ordered else drawn
 
 
 @functools.partial(jax.jit, static_argnames="length", keep_unused=True)  # x brings the mesh
-def _places(x, length):
+def _places(x: jax.Array, length: int) -> jax.Array:
     """The numbers of the first tokens, for each example."""
     shape = (x.shape[0], length)
     return lax.broadcasted_iota(jnp.int32, shape, 1, out_sharding=_examples_sharding(x))
 
 
-def _examples_sharding(x):
+def _examples_sharding(x: jax.Array) -> Any:
     """Sharding of an array ``(B, ...)`` of rank 2 whose rows lie where the examples of ``x`` do."""
-    sharding = _sharding.mask_sharding(x, (x.shape[0], 1, 1))
+    sharding = masks.mask_sharding(x, (x.shape[0], 1, 1))
     return sharding and sharding.update(spec=jax.P(*sharding.spec[:2]))
 
 
-def _check_static(rate, deterministic) -> tuple[float, bool]:
+def _check_static(rate: float, deterministic: Flag) -> tuple[float, bool]:
     """Rate and flag as Python values: the number of tokens that are kept is a shape."""
-    off = _rate.check_flag(deterministic)
+    off = masks.check_flag(deterministic)
     if off is not True and off is not None:
         raise TypeError(
             "deterministic: expected True or False, since the number of tokens that are kept is a "
             f"shape, got {off}; mark it static for jax.jit, with static_argnames"
         )
-    return _rate.check_static_rate(rate, "the number of tokens that are kept"), off is True
+    return masks.check_static_rate(rate, "the number of tokens that are kept"), off is True
 
 
-def _check_prefix(num_prefix_tokens, length):
+def _check_prefix(num_prefix_tokens: int, length: int) -> int:
     try:
-        prefix = None if _rate.is_bool(num_prefix_tokens) else operator.index(num_prefix_tokens)
+        prefix = None if masks.is_bool(num_prefix_tokens) else operator.index(num_prefix_tokens)
     except TypeError:
         prefix = None
     if prefix is None:

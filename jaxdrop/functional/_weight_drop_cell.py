@@ -6,7 +6,7 @@ import jax
 
 from jaxdrop.functional._cells import Effects, apply_words, draw_words
 from jaxdrop.functional._drop_connect import names_of
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 
 
 class WeightMasks(NamedTuple):
@@ -34,8 +34,8 @@ def draw(key, rate, deterministic, params, cell) -> WeightMasks:
         cell: for the error if nothing is chosen.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    _keys.check_key(key)
-    keys = jax.random.split(_keys.typed(key), len(leaves))
+    masks.check_key(key)
+    keys = jax.random.split(masks.typed(key), len(leaves))
     chosen = [number for number, (path, _) in enumerate(leaves) if is_hidden_kernel(path)]
     if not chosen:
         raise ValueError(

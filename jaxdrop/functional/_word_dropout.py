@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._drop import Flag, Key, Rule, drop
-from jaxdrop.masks import _keys, _mask
+from jaxdrop.functional._masked import Flag, Key, Rule, apply_masked
+from jaxdrop.masks import _internal as masks
 
 
 def word_dropout(
@@ -25,8 +25,7 @@ def word_dropout(
     Each token is dropped with probability ``rate``, independently of the others.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key; unused if ``deterministic`` is True.
         x: integer array of token ids, of any shape.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that
             broadcasts to the shape of ``x``. A traced rate outside [0, 1] drops nothing: integers
@@ -39,8 +38,8 @@ def word_dropout(
         Array with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: ``x`` is no integer array, ``unknown_id`` no integer, ``key`` is not a PRNG key,
-            or another argument is of the wrong type.
+        TypeError: ``x`` is not an integer array, ``unknown_id`` is not an integer, ``key`` is not a
+            PRNG key, or another argument is of the wrong type.
         ValueError: ``rate`` lies outside [0, 1] or does not broadcast, ``key`` is a batch of keys,
             or the dtype of ``x`` does not hold ``unknown_id``.
 
@@ -56,12 +55,14 @@ def word_dropout(
     """
     x = _check_tokens(x)
     unknown = _as_token(unknown_id, x.dtype)
-    return drop(key, (x, unknown), rate, x.shape, deterministic=deterministic, rule=_REPLACED)
+    return apply_masked(
+        key, (x, unknown), rate, x.shape, deterministic=deterministic, rule=_REPLACED
+    )
 
 
 # Of a pair: the tokens, and the scalar that stands for a dropped one.
 _REPLACED = Rule(
-    apply=lambda mask, pair: _mask.choose(mask, *pair),
+    apply=lambda mask, pair: masks.where_kept(mask, *pair),
     kept=lambda pair: pair[0],
     dropped=lambda pair: jnp.full_like(pair[0], pair[1]),
 )
@@ -69,16 +70,16 @@ _REPLACED = Rule(
 
 def _check_tokens(x: Any) -> jax.Array:
     """``x`` as an array, refused if its dtype is not an integer one."""
-    x = _mask.as_array(x, "x")
+    x = masks.as_array(x, "x")
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
             f"x: expected an integer array of token ids, got dtype {x.dtype}; drop words before "
-            f"they are embedded, or use dropout on the embeddings{_keys.order_hint(x.ndim)}"
+            f"they are embedded, or use dropout on the embeddings{masks.order_hint(x.ndim)}"
         )
     return x
 
 
-def _as_token(unknown_id, dtype):
+def _as_token(unknown_id: int, dtype: Any) -> np.ndarray:
     """``unknown_id`` as a NumPy scalar of ``dtype``."""
     try:
         token = operator.index(unknown_id)

@@ -9,8 +9,7 @@ import numpy as np
 
 from jaxdrop.functional._cells import Effects
 from jaxdrop.functional._zoneout import zoneout
-from jaxdrop.masks import _keys
-from jaxdrop.masks._rate import draws
+from jaxdrop.masks import _internal as masks
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +38,8 @@ class ZoneoutClock:
 
 def start(key) -> ZoneoutClock:
     """The clock of a sequence; consumes the key."""
-    _keys.check_key(key)
-    (own,) = jax.random.split(_keys.typed(key), 1)
+    masks.check_key(key)
+    (own,) = jax.random.split(masks.typed(key), 1)
     words = jax.random.key_data(own)[None]
     return ZoneoutClock(words, jnp.zeros(1, jnp.uint32), jax.random.key_impl(own))
 
@@ -89,5 +88,5 @@ def _spread(rate, state):
 def _zoneout(key, old, new, rate, deterministic):
     if not jnp.issubdtype(new.dtype, jnp.inexact):  # a counter of a cell of one's own
         return new
-    key = key if draws(rate, deterministic) else None
+    key = key if masks.draws(rate, deterministic) else None
     return zoneout(key, old, new, rate, deterministic=deterministic)

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
-from jax.core import Tracer
 
-from jaxdrop.masks import _rate
+from jaxdrop.masks import _internal as masks
 
 # What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
 # finds a function by it, too: a part of the model may have been compiled for other decisions.
@@ -65,7 +64,7 @@ def _own_fields(cls):
 
 def find_key(module, deterministic, rng):
     """The key given in the call, else one of the module's collection; None if none is drawn."""
-    if rng is None and _rate.draws(module.rate, deterministic):
+    if rng is None and masks.draws(module.rate, deterministic):
         return module.make_rng(module.rng_collection)
     return rng
 
@@ -95,10 +94,3 @@ class Wrapper(Dropper):
         self, key, args, kwargs, deterministic
     ):
         raise NotImplementedError
-
-
-def either(flag, first, second, module):
-    """``first(module)`` where the flag is true, else ``second(module)``; one of them runs."""
-    if not isinstance(flag, Tracer):
-        return first(module) if flag else second(module)
-    return nn.cond(flag, first, second, module)

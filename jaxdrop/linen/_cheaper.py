@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxdrop import functional
 from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
-from jaxdrop.linen._base import Dropper, Wrapper, either
+from jaxdrop.linen._base import Dropper, Wrapper
 
 
 class LayerDrop(Wrapper):
@@ -52,7 +52,7 @@ class LayerDrop(Wrapper):
             return block(x, *others, **kwargs)
 
         return _layer_drop.run_or_skip(
-            key, self.block, x, self.rate, deterministic, self.rescale, call=call, either=either
+            key, self.block, x, self.rate, deterministic, self.rescale, call=call, traced=nn.cond
         )
 
 
@@ -101,7 +101,7 @@ class SubsetResidual(Wrapper):
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
         return _subset_residual.add_branch(
-            key, self.branch, args, split, deterministic, call=call, either=either
+            key, self.branch, args, split, deterministic, call=call, traced=nn.cond
         )
 
 

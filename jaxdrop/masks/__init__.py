@@ -1,4 +1,4 @@
-"""Floor 1: masks as values, one bit an entry, the same for every device, mesh and transform."""
+"""Masks as values, one bit per element, the same for every device, mesh and transform."""
 
 from jaxdrop.masks._mask import Mask as Mask
 from jaxdrop.masks._mask import sample as sample

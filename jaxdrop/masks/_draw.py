@@ -5,34 +5,40 @@ if u lies below the threshold t. Plane b of a word holds bit b of its 32 integer
 the least to the most significant plane w: where the bit of t is 1, ``keep & w`` holds what is still
 "u >= t"; where it is 0, ``keep | w``. Planes below the last set bit of t cost nothing.
 
-Planes 31 - 4 p to 28 - 4 p of word number i are the four words of a Philox-4x32 block whose counter
-holds i and p. So a word depends on the key, its number and the threshold alone: not on who else is
-drawn, in what order, or where.
+Planes 31 - 4 p to 28 - 4 p of word number i are the four words that Philox-4x32 gives for a counter
+that holds i and p. So a word depends on the key, its number and the threshold alone: not on who
+else is drawn, in what order, or where.
 """
 
-import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
 
 from jaxdrop.masks import _keys, _sharding
-from jaxdrop.masks._layout import Layout, entry_layout, is_known, pack
+from jaxdrop.masks._layout import Layout, is_known, pack
 from jaxdrop.masks._philox import philox4x32, wide_product
 from jaxdrop.masks._rate import Odds
 
-_PLANES = 4  # of a block
+_PLANES = 4  # of one evaluation of the cipher
 _MOST_PLANES = 24  # of a threshold
-_USUAL = 4  # blocks of a threshold, for rates that are not close to 0 or 1
+_USUAL = 4  # evaluations per threshold, for rates that are not close to 0 or 1
 _SHORT = 8  # words of a row
-# What a block is for: one word of its counter.
-_MASKS, _ENTRIES, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
+# What the cipher is evaluated for: one word of its counter.
+_MASKS, ELEMENTS, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
+
+CipherKey = tuple[jax.Array, jax.Array]
+Numbers = Sequence[Any]  # of words, their low and their high 32 bits
+Sharding = NamedSharding | None  # of an array on an Explicit mesh
 
 
-def keep_words(key, odds: Odds, layout: Layout, sharding=None):
-    """Packed words, uint32 of ``layout.words_shape``: each bit is 1 where the entry survives.
+def keep_words(key: jax.Array, odds: Odds, layout: Layout, sharding: Sharding = None) -> jax.Array:
+    """Packed words, uint32 of ``layout.words_shape``: each bit is 1 where the element survives.
 
     Args:
         key: one PRNG key.
@@ -45,13 +51,13 @@ def keep_words(key, odds: Odds, layout: Layout, sharding=None):
     return draw_planes(cipher_key(key, odds.known), numbers, odds, layout, sharding)
 
 
-def cipher_key(key, known_rate=False):
+def cipher_key(key: jax.Array, known_rate: bool = False) -> CipherKey:
     """The two words that key the cipher, from a key of any implementation; uses the key up.
 
     A key of two words is taken as it is. JAX's own bits of the other implementations are dearer,
     differ between backends, and under vmap those of rbg keys depend on the whole batch.
     """
-    words, consumed = _keys.words(key)
+    words, consumed = _keys.key_words(key)
     words = [*words, np.uint32(0)] if len(words) % 2 else words
     pair = words[0], words[1]
     for more in zip(words[2::2], words[3::2]):
@@ -64,7 +70,14 @@ def cipher_key(key, known_rate=False):
     return pair[0] ^ (consumed & np.uint32(0)), pair[1]
 
 
-def draw_planes(cipher_key, numbers, odds: Odds, layout, sharding, align=None):
+def draw_planes(
+    cipher_key: CipherKey,
+    numbers: Numbers,
+    odds: Odds,
+    layout: Layout,
+    sharding: Sharding,
+    align: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
     """Packed words of ``layout`` from the planes of the words with these numbers.
 
     Args:
@@ -76,14 +89,14 @@ def draw_planes(cipher_key, numbers, odds: Odds, layout, sharding, align=None):
         align: from a plane of the words that are hashed to one of the result's, or None.
     """
     limit = odds.limit
-    blocks = -(-_num_planes(odds) // _PLANES)
-    bit_of, all_dropped = _limit_words(odds, _PLANES * blocks, layout)
+    count = -(-_num_planes(odds) // _PLANES)
+    bit_of, all_dropped = _limit_words(odds, _PLANES * count, layout)
 
-    def step(i, keep, numbers, backend):
-        block = blocks - 1 - i
-        planes = philox4x32(cipher_key, _counter(numbers, _MASKS, block), backend)
-        for number, plane in reversed(list(enumerate(planes))):
-            bit = bit_of(_PLANES * block + number)
+    def step(i: Any, keep: jax.Array, numbers: Numbers, backend: str) -> jax.Array:
+        number = count - 1 - i
+        planes = philox4x32(cipher_key, counter(numbers, _MASKS, number), backend)
+        for place, plane in reversed(list(enumerate(planes))):
+            bit = bit_of(_PLANES * number + place)
             plane = plane if align is None else align(plane)
             keep = keep & plane | ~bit & (keep | plane)
         return keep
@@ -95,82 +108,29 @@ def draw_planes(cipher_key, numbers, odds: Odds, layout, sharding, align=None):
         ones = jax.sharding.reshard(ones, sharding)
     alike = limit.ndim == 0 and align is None and sharding is None
     usual = None if odds.known or limit.ndim else (limit & np.uint32(0xFFFF)) == np.uint32(0)
-    keep = _repeat(blocks, step, ones, numbers, alike, usual)
+    keep = _repeat(count, step, ones, numbers, alike, usual)
     return keep & ~all_dropped
 
 
-def entries(key, shape, sharding, value_of):
-    """``value_of(words, place)`` for each entry of ``shape``, in a dtype of 32 bits.
-
-    Runs of four entries along the last axis share a block: ``words`` are its four words, ``place``
-    is that of the entry among them.
-
-    Args:
-        key: one PRNG key, which this call consumes.
-        shape: of the entries.
-        sharding: of an array of ``shape`` on an Explicit mesh, or None.
-        value_of: element-wise function of four uint32 arrays and one.
-    """
-    layout = entry_layout(shape)
-    axis = layout.start
-
-    def values(key, where, place, backend):
-        numbers = word_numbers(layout.words_shape, where)
-        return value_of(philox4x32(key, _counter(numbers, _ENTRIES), backend), place)
-
-    def by_entries(*key, backend):
-        where = iotas(shape or (1,), sharding)
-        place = where[axis] & np.uint32(3)
-        where[axis] = where[axis] >> np.uint32(2)
-        return lax.reshape(values(key, where, place, backend), shape, out_sharding=sharding)
-
-    def by_blocks(*key):
-        words_sharding = _sharding.words_sharding(layout, sharding)
-        spread, whole = _sharding.unpacked_shardings(layout, words_sharding)
-        blocks = layout.words_shape[axis]
-        *where, place = iotas(layout.run(blocks, 4), spread)
-        found = values(key, where, place, "gpu")
-        found = lax.reshape(found, layout.run(4 * blocks), out_sharding=whole)
-        found = lax.reshape(
-            lax.slice_in_dim(found, 0, layout.size, axis=axis), shape, out_sharding=whole
-        )
-        return found if sharding is None else jax.sharding.reshard(found, sharding)
-
-    # One thread of a GPU computes four neighbours, and its compiler computes their block once, if
-    # it sees that it is the same. A TPU would spread an axis of four over 128 lanes.
-    return lax.platform_dependent(
-        *cipher_key(key),
-        cpu=functools.partial(by_entries, backend="cpu"),
-        cuda=by_blocks,
-        rocm=by_blocks,
-        default=functools.partial(by_entries, backend="tpu"),
-    )
-
-
-def entry_integers(key, shape, sharding=None):
-    """A uniform uint32 for each entry of ``shape``."""
-    return entries(key, shape, sharding, word_at)
-
-
-def word_at(words, place):
-    """Of four words, the one at this place."""
-    first, second, third, fourth = words
-    upper, odd = place >= np.uint32(2), (place & np.uint32(1)) != np.uint32(0)
-    return jnp.where(upper, jnp.where(odd, fourth, third), jnp.where(odd, second, first))
-
-
-def _counter(numbers, purpose, block=0):
-    """The counter of a block.
+def counter(numbers: Numbers, purpose: np.uint32, number: Any = 0) -> tuple[Any, ...]:
+    """The counter of one evaluation of the cipher, number ``number`` of the words it is for.
 
     The low word of the number stands in both words that the first round does not multiply, so
     that from the second on both products are those of arrays: a GPU would compute a product of
     scalars in a kernel of its own.
     """
     low, high = numbers
-    return jnp.asarray(block, jnp.uint32), low, jnp.uint32(purpose), low + high
+    return jnp.asarray(number, jnp.uint32), low, jnp.uint32(purpose), low + high
 
 
-def _repeat(count, step, start, numbers, alike, usual):
+def _repeat(
+    count: int,
+    step: Callable[..., jax.Array],
+    start: jax.Array,
+    numbers: Numbers,
+    alike: bool,
+    usual: Any,
+) -> jax.Array:
     """``step(i, words, numbers, backend)`` for each i below ``count``, as each backend likes it.
 
     Written out on a GPU, where every trip of a loop costs several launches, and on a CPU, where the
@@ -185,25 +145,27 @@ def _repeat(count, step, start, numbers, alike, usual):
         usual: whether only the last `_USUAL` steps change anything; None if that is not asked.
     """
 
-    def written_out(words, numbers, backend, steps=range(count)):
+    def written_out(
+        words: jax.Array, numbers: Numbers, backend: str, steps: range = range(count)
+    ) -> jax.Array:
         for i in steps:
             words = step(i, words, numbers, backend)
         return words
 
-    def on_gpu(words):
+    def on_gpu(words: jax.Array) -> jax.Array:
         return written_out(words, numbers, "gpu")
 
-    def on_cpu(words):
+    def on_cpu(words: jax.Array) -> jax.Array:
         rows = _with_long_rows(words.shape) if alike else words.shape
         merged = [n.reshape(rows) if n.ndim and alike else n for n in numbers]
-        found, steps = words.reshape(rows), range(count)
+        keep, steps = words.reshape(rows), range(count)
         if usual is not None:
             first, steps = steps[:-_USUAL], steps[-_USUAL:]
             more = lambda words: written_out(words, merged, "cpu", first)  # noqa: E731
-            found = lax.cond(usual, lambda words: words, more, found)
-        return _behind_loop(written_out(found, merged, "cpu", steps)).reshape(words.shape)
+            keep = lax.cond(usual, lambda words: words, more, keep)
+        return _behind_loop(written_out(keep, merged, "cpu", steps)).reshape(words.shape)
 
-    def in_loop(words):
+    def in_loop(words: jax.Array) -> jax.Array:
         # A loop of one step would be written out, unless its length is not known.
         length = lax.optimization_barrier(np.int32(1)) if count == 1 else count
         return lax.fori_loop(0, length, lambda i, words: step(i, words, numbers, "tpu"), words)
@@ -211,7 +173,7 @@ def _repeat(count, step, start, numbers, alike, usual):
     return lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=in_loop)
 
 
-def _behind_loop(words):
+def _behind_loop(words: jax.Array) -> jax.Array:
     """The words, behind a loop that never runs, since XLA does not fuse across a loop.
 
     Else it fuses, on a CPU, the draw into what applies the words, and computes each of them 32
@@ -222,7 +184,7 @@ def _behind_loop(words):
     return state[1]
 
 
-def _num_planes(odds):
+def _num_planes(odds: Odds) -> int:
     """Number of planes down to the last set bit of the threshold."""
     if not odds.known:
         return _MOST_PLANES
@@ -230,8 +192,8 @@ def _num_planes(odds):
     return 33 - (limit & -limit).bit_length() if limit else 0
 
 
-def _limit_words(odds, count, layout):
-    """The threshold as words, of all ones or zeros where the entries of a word agree.
+def _limit_words(odds: Odds, count: int, layout: Layout) -> tuple[Callable[[Any], Any], Any]:
+    """The threshold as words, of all ones or zeros where the elements of a word agree.
 
     Returns:
         A function of i that gives bit 31 - i of the threshold, for i below ``count``; and the
@@ -248,7 +210,7 @@ def _limit_words(odds, count, layout):
     values = values.reshape((1,) * (len(layout.shape) - values.ndim) + values.shape)
     values = _sharding.whole_runs(values, layout)
 
-    def planes(values):
+    def planes(values: jax.Array) -> jax.Array:
         whole = jnp.broadcast_to(values, (count + 1, *values.shape))
         plane = lax.broadcasted_iota(jnp.uint32, whole.shape, 0)
         shift = jnp.where(plane == np.uint32(count), np.uint32(0), np.uint32(31) - plane)
@@ -260,18 +222,20 @@ def _limit_words(odds, count, layout):
     return word_of, word_of(count)
 
 
-def iotas(shape, sharding):
+def iotas(shape: tuple[int, ...], sharding: Sharding) -> list[jax.Array]:
     """The place of each element of an array of ``shape`` along each of its axes."""
     if 0 not in shape and any(is_known(size) and size > 1 << 32 for size in shape):
         raise ValueError(
             f"shape: expected at most 2**32 words or numbers to draw along an axis, got {shape}; "
-            "spread the entries over several axes with x.reshape"
+            "spread the elements over several axes with x.reshape"
         )
     axes = range(len(shape))
     return [lax.broadcasted_iota(jnp.uint32, shape, a, out_sharding=sharding) for a in axes]
 
 
-def merged_places(shape, sharding):
+def merged_places(
+    shape: tuple[int, ...], sharding: Sharding
+) -> tuple[tuple[int, ...], list[jax.Array]]:
     """Sizes of axes, and the place of each element along them; those before the last as one axis.
 
     A GPU would compute places in a kernel per axis. They stay apart on an Explicit mesh.
@@ -283,15 +247,14 @@ def merged_places(shape, sharding):
     return shape, [*rows, last]
 
 
-def _with_long_rows(shape):
+def _with_long_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape with short last axes merged: a CPU vectorises along the last one."""
-    shape = list(shape)
     while len(shape) > 1 and is_known(shape[-1]) and shape[-1] < _SHORT:
-        shape[-2:] = [shape[-2] * shape[-1]]
-    return tuple(shape)
+        shape = (*shape[:-2], shape[-2] * shape[-1])
+    return shape
 
 
-def _all_numbers(shape, sharding):
+def _all_numbers(shape: tuple[int, ...], sharding: Sharding) -> Numbers:
     """The number of each word of an array of ``shape``, as `word_numbers` gives it."""
     size = math.prod(shape)
     if sharding is None and is_known(size) and size <= 1 << 32:
@@ -299,7 +262,7 @@ def _all_numbers(shape, sharding):
     return word_numbers(shape, iotas(shape, sharding))
 
 
-def word_numbers(shape, positions):
+def word_numbers(shape: tuple[int, ...], positions: Sequence[Any]) -> Numbers:
     """Row-major number of the words at ``positions``, as its low and its high 32 bits.
 
     It does not depend on the size of the first axis.

@@ -16,8 +16,10 @@ not read the size of the first axis: so the mask of an example does not depend o
 import functools
 import math
 import operator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -30,31 +32,33 @@ from jaxdrop.masks._sharding import (
 
 WORD = 32
 
+Shape = tuple[int, ...]
+
 
 class Layout(NamedTuple):
-    """A mask shape, the run of its axes that is packed, and how many entries share a word."""
+    """A mask shape, the run of its axes that is packed, and how many elements share a word."""
 
-    shape: tuple[int, ...]
+    shape: Shape
     start: int
     stop: int
     word: int = WORD
 
     @property
     def size(self) -> int:
-        """Entries of the packed run."""
+        """Elements of the packed run."""
         return math.prod(self.shape[self.start : self.stop])
 
     @property
-    def words_shape(self) -> tuple[int, ...]:
+    def words_shape(self) -> Shape:
         """Shape of the packed words."""
         return self.run(-(-self.size // self.word))
 
-    def run(self, *sizes: int) -> tuple[int, ...]:
+    def run(self, *sizes: int) -> Shape:
         """The mask shape with the packed run replaced by ``sizes``."""
         return (*self.shape[: self.start], *sizes, *self.shape[self.stop :])
 
 
-def layout_of(shape) -> Layout:
+def layout_of(shape: Shape) -> Layout:
     """The layout of a mask of this shape."""
     rank = len(shape)
     for axis in (rank - 2, rank - 1, *range(rank - 3, 0, -1)):
@@ -67,13 +71,13 @@ def layout_of(shape) -> Layout:
     return Layout(shape, 0, rank)
 
 
-def entry_layout(shape) -> Layout:
-    """The layout of entries that take a word each: four along the last axis share a block."""
+def element_layout(shape: Shape) -> Layout:
+    """The layout of elements that take a word each: four along the last axis share a counter."""
     return Layout(shape, max(len(shape) - 1, 0), len(shape), 4)
 
 
-def unpack(words, layout: Layout):
-    """Booleans of the mask shape: the bit of each entry."""
+def unpack(words: jax.Array, layout: Layout) -> jax.Array:
+    """Booleans of the mask shape: the bit of each element."""
     if not _suits_product(words, layout):
         return _unpack_by_index(words, layout)
     return lax.platform_dependent(
@@ -83,7 +87,7 @@ def unpack(words, layout: Layout):
     )
 
 
-def _unpack_by_index(words, layout):
+def _unpack_by_index(words: jax.Array, layout: Layout) -> jax.Array:
     axis, size = layout.start, layout.size
     spread, whole = unpacked_shardings(layout, explicit_sharding(words))
     # Indices and lanes are computed here, not constants: a constant would be kept for the
@@ -102,16 +106,16 @@ def _unpack_by_index(words, layout):
     return lax.reshape(bits != np.uint32(0), layout.shape, out_sharding=whole)
 
 
-def _word_of_each(size):
-    """The number of the word of each of ``size`` entries of a run, int32."""
+def _word_of_each(size: int) -> jax.Array:
+    """The number of the word of each of ``size`` elements of a run, int32."""
     if not is_known(size) or size <= 1 << 31:
         return lax.iota(jnp.int32, size) // np.int32(WORD)
-    shape = (-(-size // WORD), WORD)  # so many entries an int32 does not count
+    shape = (-(-size // WORD), WORD)  # so many elements an int32 does not count
     return lax.broadcasted_iota(jnp.int32, shape, 0).reshape(math.prod(shape))[:size]
 
 
-def _reshapes(layout):
-    """Whether a word fills 32 entries of the run, wherever x is cut between devices.
+def _reshapes(layout: Layout) -> bool:
+    """Whether a word fills 32 elements of the run, wherever x is cut between devices.
 
     A run that begins with the examples and goes on through their features is cut in whole words
     if its words divide by any power of two that a mesh may have.
@@ -128,10 +132,10 @@ _MOST_DEVICES = 256  # the largest power of two that is thought of
 # On a TPU, words that lie along the last axis are spread by its matrix unit: any other way moves
 # three times the bytes of a copy. Their bytes are multiplied by a matrix of zeros and ones.
 
-_LARGEST_PRODUCT = 8192  # entries of a row; beyond, the product takes longer than the moving
+_LARGEST_PRODUCT = 8192  # elements of a row; beyond, the product takes longer than the moving
 
 
-def _suits_product(words, layout):
+def _suits_product(words: jax.Array, layout: Layout) -> bool:
     """Whether the product is cheaper than its matrix, and no device would need another's words."""
     size, rows = layout.size, words.shape[: layout.start]
     if layout.start == 0 or layout.stop < len(layout.shape) or not is_known(size):
@@ -142,11 +146,11 @@ def _suits_product(words, layout):
     return 0 < size <= _LARGEST_PRODUCT and many and not split
 
 
-def _unpack_by_product(words, layout):
+def _unpack_by_product(words: jax.Array, layout: Layout) -> jax.Array:
     count, size = words.shape[-1], layout.size
     parts = [words >> np.uint32(8 * part) for part in range(4)]
     parts = [lax.bitcast_convert_type(part.astype(jnp.uint8), jnp.int8) for part in parts]
-    # Row (part, word) of the matrix has a 1 in the columns of the eight entries of that byte.
+    # Row (part, word) of the matrix has a 1 in the columns of the eight elements of that byte.
     row, column = (lax.broadcasted_iota(jnp.int32, (4 * count, size), axis) for axis in (0, 1))
     word, part = column // np.int32(WORD), column % np.int32(WORD) // np.int32(8)
     spread = (row == part * np.int32(count) + word).astype(jnp.int8)
@@ -159,16 +163,18 @@ def _unpack_by_product(words, layout):
     return lax.reshape(keep, layout.shape, out_sharding=whole)
 
 
-def is_known(size):
+def is_known(size: Any) -> bool:
     """Whether a size is a number now, and not a symbol of an exported program."""
     return isinstance(size, int)
 
 
-def _as_bits(values):
+def _as_bits(values: jax.Array) -> jax.Array:
     return values.astype(jnp.uint32)
 
 
-def pack(values, layout: Layout, bits_of=_as_bits):
+def pack(
+    values: jax.Array, layout: Layout, bits_of: Callable[[jax.Array], jax.Array] = _as_bits
+) -> jax.Array:
     """Words of the bits of values of the mask shape; any axis of ``values`` may have size 1.
 
     Args:
@@ -192,7 +198,7 @@ def pack(values, layout: Layout, bits_of=_as_bits):
     return lax.platform_dependent(values, cuda=by_sum, rocm=by_sum, default=by_or)
 
 
-def _pack_sum(values, axis, bits_of):
+def _pack_sum(values: jax.Array, axis: int, bits_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """On a GPU: one kernel, that computes every bit once."""
     lanes = lax.broadcasted_iota(jnp.uint32, values.shape, axis)
     bits = bits_of(values)
@@ -200,15 +206,15 @@ def _pack_sum(values, axis, bits_of):
     return jnp.sum(bits << lanes, axis=axis - values.ndim, dtype=jnp.uint32)
 
 
-def _pack_or(values, axis, bits_of):
+def _pack_or(values: jax.Array, axis: int, bits_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Elsewhere: a reduction is not vectorised on a CPU."""
     lanes = (lax.index_in_dim(values, lane, axis, False) for lane in range(WORD))
     words = (bits_of(lane) << np.uint32(number) for number, lane in enumerate(lanes))
     return functools.reduce(operator.or_, words)
 
 
-def _lanes(size, layout, axis):
-    """The bit of each of ``size`` entries in its word, along one axis of an array of bits."""
+def _lanes(size: int, layout: Layout, axis: int) -> jax.Array:
+    """The bit of each of ``size`` elements in its word, along one axis of an array of bits."""
     shape = [1] * axis + [size] + [1] * (len(layout.shape) - layout.stop)
-    entry = lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return np.uint32(1) << (entry & np.uint32(WORD - 1))
+    element = lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return np.uint32(1) << (element & np.uint32(WORD - 1))

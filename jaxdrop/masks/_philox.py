@@ -1,9 +1,10 @@
-"""The Philox-4x32 block cipher with 10 rounds, element-wise on uint32 arrays.
+"""The cipher Philox-4x32 with 10 rounds, element-wise on uint32 arrays.
 
-Written out in JAX and not taken from a generator of JAX, whose bits may change with its version.
+Written out here, because the bits of a generator of JAX may change with its version.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ _ROUNDS = 10
 # more than one device.
 
 
-def wide_product(x, multiplier):
+def wide_product(x: Any, multiplier: np.uint32) -> tuple[jax.Array, jax.Array]:
     """The high and the low word of a product of 64 bits."""
     with jax.enable_x64(True):
         product = lax.convert_element_type(x, jnp.uint64) * np.uint64(multiplier)
@@ -27,11 +28,11 @@ def wide_product(x, multiplier):
         return high, lax.convert_element_type(product, jnp.uint32)
 
 
-def _wide_and_narrow(x, multiplier):
+def _wide_and_narrow(x: Any, multiplier: np.uint32) -> tuple[jax.Array, jax.Array]:
     return wide_product(x, multiplier)[0], x * multiplier
 
 
-def _halves(x, multiplier):
+def _halves(x: Any, multiplier: np.uint32) -> tuple[jax.Array, jax.Array]:
     half = np.uint32(0xFFFF)
     low, high = x & half, x >> np.uint32(16)
     below, above = multiplier & half, multiplier >> np.uint32(16)
@@ -43,15 +44,14 @@ def _halves(x, multiplier):
 _PRODUCTS = {"cpu": _wide_and_narrow, "gpu": wide_product, "tpu": _halves}
 
 
-@functools.partial(jax.jit, static_argnames="backend")  # traced once for all blocks of a shape
-def philox4x32(key, counter, backend="cpu"):
+@functools.partial(jax.jit, static_argnames="backend")  # traced once per shape
+def philox4x32(key: Any, counter: Any, backend: str = "cpu") -> Any:
     """Four pseudo-random words for each counter.
 
     Args:
         key: two uint32 scalars.
         counter: four uint32 arrays that broadcast to each other.
-        backend: ``"cpu"``, ``"gpu"`` or ``"tpu"``, on which it shall be cheap; the words are the
-            same.
+        backend: ``"cpu"``, ``"gpu"`` or ``"tpu"``, on which it is cheap; the words are the same.
 
     Returns:
         Four uint32 arrays.

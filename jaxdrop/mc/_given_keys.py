@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc._site import given_to
 
 _NAME = re.compile(r"(^|_)(key|rng|prng)s?(_|$)")
@@ -25,7 +25,7 @@ def mixed(key, call, args, kwargs):
         words = jax.random.key_data(others)
         flat = words.reshape(-1, words.shape[-1])
         fold = functools.partial(functools.reduce, jax.random.fold_in)
-        return jax.vmap(lambda words: fold(words, _keys.typed(key)))(flat).reshape(others.shape)
+        return jax.vmap(lambda words: fold(words, masks.typed(key)))(flat).reshape(others.shape)
 
     return _mapped(mix, call, args, kwargs)
 
@@ -59,7 +59,7 @@ def _mapped(function, call, args, kwargs):
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return function(leaf)
-        if id(leaf) in legacy and _keys.is_legacy(leaf):
+        if id(leaf) in legacy and masks.is_legacy(leaf):
             return jax.random.key_data(function(jax.random.wrap_key_data(jnp.asarray(leaf))))
         return leaf
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxdrop.masks import _rate
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _draws, _given_keys, _trace
 from jaxdrop.mc._plan import Plan
 from jaxdrop.mc._site import Choice, auditing, mark_choice, writing
@@ -35,7 +35,7 @@ def check_override(rate):
     """
     if rate is None:
         return None, False
-    checked = _rate.check_rate(rate).value
+    checked = masks.check_rate(rate).value
     rate = jnp.asarray(checked, jnp.float32)
     if rate.ndim:
         raise ValueError(

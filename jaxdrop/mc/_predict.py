@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxdrop.functional._drop import check_count
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _checks, _program, _sample_axis, _trace
 from jaxdrop.mc._audit import audit, warn
 from jaxdrop.mc._moments import moments
@@ -93,10 +92,10 @@ def predict(
         Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
         deep learning", 2016, eq. 6 and 9.
     """
-    _keys.check_key(key)
+    masks.check_key(key)
     counts = counted(num_samples, chunk_size, memory_budget)
     summary = moments() if summary is None else _checks.check_summary(summary)
-    fn, key = _checks.outputs(fn, output), _keys.typed(key)
+    fn, key = _checks.outputs(fn, output), masks.typed(key)
     with _checks.hints(kwargs, _OPTIONS):
         settled = _program.settle(fn, key, *args, **kwargs)
         axis = _sample_axis.find(sample_axis, key, (settled, args, kwargs))
@@ -112,12 +111,12 @@ _OPTIONS = [
 
 def counted(num_samples, chunk_size, memory_budget):
     """The checked numbers of passes, of those side by side or None, and of the bytes they take."""
-    num_samples = check_count(num_samples, "num_samples", 100)
+    num_samples = masks.check_count(num_samples, "num_samples", 100)
     if isinstance(chunk_size, str) and chunk_size == "auto":
         budget = _default_budget() if memory_budget is None else memory_budget
-        return num_samples, None, check_count(budget, "memory_budget", 2**30)
+        return num_samples, None, masks.check_count(budget, "memory_budget", 2**30)
     example = "10, or chunk_size='auto', or chunk_size=num_samples for all at once"
-    return num_samples, min(check_count(chunk_size, "chunk_size", example), num_samples), None
+    return num_samples, min(masks.check_count(chunk_size, "chunk_size", example), num_samples), None
 
 
 def summarised(fn, key, args, kwargs, summary, counts, axis):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _checks, _program, _sample_axis, _trace
 from jaxdrop.mc._moments import moments
 from jaxdrop.mc._predict import counted, mapped, summarised
@@ -81,7 +81,7 @@ def predict_batches(
         >>> predict_batches(fn, jax.random.key(1), batches, progress=False).mean.shape
         (19, 2)
     """
-    _keys.check_key(key)
+    masks.check_key(key)
     if keys not in _KEYS:
         raise ValueError(
             f"keys: expected one of {', '.join(map(repr, _KEYS))}, got {keys!r}; "
@@ -92,7 +92,7 @@ def predict_batches(
             f"inputs: expected a function that picks the inputs of a batch, got {inputs!r}; write "
             "for example inputs=lambda batch: batch[0]"
         )
-    fn, key = _checks.outputs(fn, output), _keys.typed(key)
+    fn, key = _checks.outputs(fn, output), masks.typed(key)
     counts = counted(num_samples, chunk_size, memory_budget)
     summary = moments() if summary is None else _checks.check_summary(summary)
     results, first, axes, done, settled, fits = [], None, None, 0, None, None

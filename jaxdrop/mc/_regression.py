@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from jaxdrop.masks import _rate
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
 from jaxdrop.uncertainty import _arrays, _likelihood, _repr
@@ -86,7 +86,7 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
         tiny = float(np.finfo(np.float32).tiny)
         ends, remedy = (tiny, 1 / tiny), "a variance v is the precision 1 / v"
         named = "precision", ends, "(0, inf)", "precisions", remedy
-        precision = jnp.asarray(_rate.check_real(precision, *named))
+        precision = jnp.asarray(masks.check_real(precision, *named))
         precision = jnp.where((precision > 0) & jnp.isfinite(precision), precision, jnp.nan)
     if targets is not None and not isinstance(targets, str):
         targets = _arrays.as_array(targets, "targets")

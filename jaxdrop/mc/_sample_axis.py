@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 
 
 class SampleAxis(NamedTuple):
@@ -43,7 +43,7 @@ def find(sample_axis, key, arrays):
             f"sample_axis: expected different axes of the mesh, which has {list(there)}, got "
             f"{sample_axis!r}; set a mesh that has them with jax.set_mesh"
         )
-    if jax.random.key_impl(_keys.typed(key)) != "threefry2x32":
+    if jax.random.key_impl(masks.typed(key)) != "threefry2x32":
         raise ValueError(
             f"sample_axis: expected a threefry2x32 key, got {jax.random.key_impl(key)!r}, whose "
             "samples run one after the other; write jax.random.key(seed, impl='threefry2x32')"

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from jaxdrop.masks import _rate
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _sample_axis, _summary
 from jaxdrop.mc._summary import Summary
 from jaxdrop.uncertainty import _repr
@@ -87,7 +87,7 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
         )
     remedy = "0.5 is the median"
     asked = [
-        _rate.check_real(p, "probabilities", (0.0, 1.0), "[0, 1]", "probabilities", remedy)
+        masks.check_real(p, "probabilities", (0.0, 1.0), "[0, 1]", "probabilities", remedy)
         for p in probabilities
     ]
     known = np.asarray(asked, np.float32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdrop.masks import _keys
+from jaxdrop.masks import _internal as masks
 
 _MARK = "jaxdrop.site:"
 _CHANGES = "jaxdrop.changes:"
@@ -176,4 +176,4 @@ def read_given(scopes):
 def site_key(key, path):
     """A key for the site at ``path``: paths that differ in any name give different keys."""
     with jax.named_scope(SITE):
-        return _keys.fold_in_names(key, path)
+        return masks.fold_in_names(key, path)

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 from flax import nnx
 from jax import lax
-from jax.core import Tracer
 
-from jaxdrop.masks import _rate
+from jaxdrop.masks import _internal as masks
 
 
 class Dropper(nnx.Module):
@@ -158,7 +157,7 @@ def resolve(module, deterministic):
 
 def find_key(module, deterministic, rngs):
     """The key of the call, or one from the stream of the call or of the module; None if unused."""
-    if not _rate.draws(module.rate, deterministic):
+    if not masks.draws(module.rate, deterministic):
         return None
     rngs = module.rngs if rngs is None else rngs
     if rngs is None:
@@ -180,14 +179,12 @@ def find_key(module, deterministic, rngs):
     )
 
 
-def either(flag, first, second, module):
-    """``first(module)`` where the flag is true, else ``second(module)``; one of them runs.
+def traced_cond(flag, first, second, module):
+    """``first(module)`` where a traced flag is true, else ``second(module)``; one of them runs.
 
     The module is written to only where one of both would change it: the transforms of JAX refuse
     to write, even the same.
     """
-    if not isinstance(flag, Tracer):
-        return first(module) if flag else second(module)
     graph, state = nnx.split(module)
     before = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
 

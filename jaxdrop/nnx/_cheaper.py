@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxdrop import functional
 from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
-from jaxdrop.nnx._base import Switchable, Wrapper, either
+from jaxdrop.nnx._base import Switchable, Wrapper, traced_cond
 
 
 class LayerDrop(Wrapper):
@@ -59,7 +59,14 @@ class LayerDrop(Wrapper):
             return block(x, *others, **kwargs)
 
         return _layer_drop.run_or_skip(
-            key, self.block, x, self.rate, deterministic, self.rescale, call=call, either=either
+            key,
+            self.block,
+            x,
+            self.rate,
+            deterministic,
+            self.rescale,
+            call=call,
+            traced=traced_cond,
         )
 
 
@@ -114,7 +121,7 @@ class SubsetResidual(Wrapper):
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
         return _subset_residual.add_branch(
-            key, self.branch, args, split, deterministic, call=call, either=either
+            key, self.branch, args, split, deterministic, call=call, traced=traced_cond
         )
 
 

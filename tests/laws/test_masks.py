@@ -138,7 +138,7 @@ def test_every_backend_draws_and_unpacks_the_same_bits(backend, shape, written_f
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_backend_draws_the_same_noise(backend, shape, written_for):
     written_for(backend)
-    integers = _draw.entry_integers(key(4), shape)
+    integers = _noise.integers(key(4), shape)
     np.testing.assert_array_equal(integers, reference.entry_integers(words_of(4), shape))
     normal = _noise.normal(key(4), shape)
     np.testing.assert_allclose(normal, reference.normal(words_of(4), shape), atol=3e-6, rtol=3e-6)

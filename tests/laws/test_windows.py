@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import AxisType
 
 from jaxdrop import masks
+from jaxdrop.masks._checks import check_rate
 from jaxdrop.masks._draw import cipher_key
 from jaxdrop.masks._layout import layout_of
-from jaxdrop.masks._rate import check_rate
 from jaxdrop.masks._window import Window, _covering_numbers, draw_window
 from tests.laws.test_laws_sharding import compiled, placement, put
 from tests.support import reference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdrop import drop_block
-from jaxdrop.masks._root import root
+from jaxdrop.masks._drop_block_seeds import seed_rate
 from tests.laws.test_laws_sharding import each_mesh_type, operations, placement, put
 from tests.support import reference
 from tests.support.cases import assert_probability, assert_same_bits, data, key
@@ -27,7 +27,7 @@ def asked_rates():
 @pytest.mark.parametrize("count", COUNTS)
 def test_static_and_traced_rates_of_seeds_are_the_same_bits(count):
     for ours, other in zip(
-        root(asked_rates(), count), jax.jit(root, static_argnums=1)(asked_rates(), count)
+        seed_rate(asked_rates(), count), jax.jit(seed_rate, static_argnums=1)(asked_rates(), count)
     ):
         assert_same_bits(other, ours)
 
@@ -38,13 +38,13 @@ def test_rate_of_seeds_is_the_root(count):
     rates = asked_rates()
     rates = rates[rates < 0.9]
     exact = -np.expm1(np.log1p(-rates.astype(np.float64)) / count)
-    each, _ = root(rates, count)
+    each, _ = seed_rate(rates, count)
     assert np.abs(each.astype(np.float64) - exact).max() <= 0.55 * 2**-24
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_keep_probability_is_that_of_the_bits(count):
-    each, kept = root(asked_rates(), count)
+    each, kept = seed_rate(asked_rates(), count)
     exact = (1 - each.astype(np.float64)) ** count
     np.testing.assert_allclose(kept, exact, rtol=2**-23 + count * 2**-31, atol=2**-30)
 
@@ -56,7 +56,7 @@ def test_realised_rate_is_near_the_asked_one(count):
     Within 1 % as well, where seeds have 50 steps or more: from rates of 1.5e-4 for 7 x 7 on.
     """
     asked = asked_rates()
-    each, _ = root(asked, count)
+    each, _ = seed_rate(asked, count)
     asked = asked.astype(np.float64)
     realised = -np.expm1(count * np.log1p(-each[each < 1].astype(np.float64)))
     asked = asked[each < 1]
@@ -71,7 +71,7 @@ def test_realised_rate_is_near_the_asked_one(count):
 @pytest.mark.parametrize("count", [1, 7, 49])
 def test_a_traced_rate_out_of_range_gives_nan(count):
     for rate in (-0.1, 1.5, float("nan")):
-        assert np.isnan(root(jnp.float32(rate), count)).all()
+        assert np.isnan(seed_rate(jnp.float32(rate), count)).all()
     x = jnp.ones((4, 5, 3))
     y = jax.jit(lambda key, rate: drop_block(key, x, rate))(key(), 1.5)
     assert jnp.isnan(y).any()

@@ -14,7 +14,7 @@ from scipy import stats
 
 import jaxdrop
 from jaxdrop import mc, subset_residual
-from jaxdrop.masks import _order
+from jaxdrop.masks import _noise
 from tests.flax.test_modules import Key
 from tests.laws.test_laws_sharding import compiled, mesh_of, put
 from tests.support.cases import FALSE_ALARM, assert_same_bits, data, key
@@ -59,7 +59,7 @@ def test_the_drawn_are_the_first_of_a_random_order_in_the_order_of_the_batch():
     y = residual(key(), branch=lambda x: seen.append(x) or x)
     places = np.flatnonzero(kept_of(y))
     assert_same_bits(seen[0], X[places])
-    order = _order.random_orders(key(), (1, 8))[0]
+    order = _noise.permutations(key(), (1, 8))[0]
     assert sorted(order[:4].tolist()) == places.tolist()
 
 

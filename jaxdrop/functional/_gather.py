@@ -1,12 +1,12 @@
-"""Taking some rows or columns out of an array, with a gradient that costs no loop."""
+"""Some rows or columns of an array, with a gradient that does not cost a loop."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-_SORTED = {"indices_are_sorted": True, "mode": "promise_in_bounds"}
+_SORTED: dict[str, Any] = {"indices_are_sorted": True, "mode": "promise_in_bounds"}
 
 
 class Subset(NamedTuple):
@@ -23,18 +23,18 @@ class Subset(NamedTuple):
     ranks: jax.Array
 
 
-def subset_of(places, size) -> Subset:
+def subset_of(places: jax.Array, size: int) -> Subset:
     """The `Subset` of ``size`` places that are given in any order."""
     places = jnp.sort(places)
     chosen = jnp.zeros(size, bool).at[places].set(True, unique_indices=True, **_SORTED)
     ranks = jnp.cumsum(chosen, dtype=jnp.int32) - jnp.int32(1)
-    # Else XLA adds up the ranks again in every entry of what is taken, on a GPU.
+    # Else XLA adds up the ranks again in every element of what is taken, on a GPU.
     ranks = jax.lax.optimization_barrier(jnp.maximum(ranks, jnp.int32(0)))
     return Subset(places, chosen, ranks)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def take(array, subset: Subset, axis):
+def gather(array: jax.Array, subset: Subset, axis: int) -> jax.Array:
     """The slices of ``array`` along ``axis`` at the places of ``subset``.
 
     The transpose of a gather is a scatter, which XLA runs as a loop on the CPU: for columns it
@@ -45,15 +45,17 @@ def take(array, subset: Subset, axis):
     return array.at[index].get(unique_indices=True, **_SORTED)
 
 
-@take.defjvp
-def _(axis, primals, tangents):
-    return take(*primals, axis), _collected(tangents[0], primals[1], axis)
+@gather.defjvp
+def _(
+    axis: int, primals: tuple[jax.Array, Subset], tangents: tuple[jax.Array, Any]
+) -> tuple[jax.Array, jax.Array]:
+    return gather(*primals, axis), _collected(tangents[0], primals[1], axis)
 
 
-def _collected(array, subset, axis):
-    """The values of `take`, each beside zeros from the places that are not chosen."""
+def _collected(array: jax.Array, subset: Subset, axis: int) -> jax.Array:
+    """The values of `gather`, each beside zeros from the places that are not chosen."""
     if not subset.places.size:
-        return take(array, subset, axis)
+        return gather(array, subset, axis)
     chosen = jnp.expand_dims(subset.chosen, [a for a in range(array.ndim) if a != axis])
     shape = [*array.shape[:axis], subset.places.size, *array.shape[axis + 1 :]]
     index = (*(slice(None),) * axis, subset.ranks)
