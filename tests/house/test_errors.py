@@ -97,7 +97,7 @@ _BAD = {
     "rate of shared entries": (
         lambda: _dropout(rate=jnp.full(6, 0.1), broadcast_dims=(1,)),
         ValueError,
-        r"mask's \(4, 1\), got \(6,\); entries that share",
+        r"mask's \(4, 1\), got \(6,\); elements that share",
     ),
     "x integer": (lambda: _dropout(x=jnp.arange(6)), TypeError, "floating .* got .*int32; cast"),
     "x bool": (lambda: _dropout(x=_X > 0), TypeError, "floating .* got dtype bool; cast it first"),
@@ -249,12 +249,12 @@ _BAD = {
     "huge block": (
         lambda: jaxdrop.drop_block(_key(), jnp.ones((1, 5, 5, 1)), 0.5, block_size=200),
         ValueError,
-        "at most 32768 entries, got 200; drop whole maps",
+        "at most 32768 elements, got 200; drop whole maps",
     ),
     "rate of one block": (
         lambda: jaxdrop.drop_block(_key(), jnp.ones((4, 5, 6)), jnp.full((5, 1), 0.1)),
         ValueError,
-        r"rate: .* broadcasts to the mask's \(4, 1, 6\), got \(5, 1\); entries",
+        r"rate: .* broadcasts to the mask's \(4, 1, 6\), got \(5, 1\); elements",
     ),
     "head axis missing": (
         lambda: jaxdrop.drop_head(_key(), _X, 0.5, head_axis=3),
@@ -299,7 +299,7 @@ _BAD = {
     "gaussian rate shape": (
         lambda: jaxdrop.gaussian_dropout(_key(), _X, jnp.full(6, 0.1), broadcast_dims=(1,)),
         ValueError,
-        r"noise's \(4, 1\), got \(6,\); entries that share",
+        r"noise's \(4, 1\), got \(6,\); elements that share",
     ),
     "gaussian without a key": (
         lambda: jaxdrop.gaussian_dropout(None, _X, 0.5),
@@ -319,7 +319,7 @@ _BAD = {
     "stddev shape": (
         lambda: _noise(jnp.ones(5)),
         ValueError,
-        r"stddev: .* noise's \(4, 6\), got \(5,\); entries .* its stddev",
+        r"stddev: .* noise's \(4, 6\), got \(5,\); elements .* its stddev",
     ),
     "noise on complex": (
         lambda: jaxdrop.gaussian_noise(_key(), _X.astype(jnp.complex64), 0.5),
@@ -344,7 +344,7 @@ _BAD = {
     "logit shape": (
         lambda: jaxdrop.concrete_dropout(_key(), _X, jnp.zeros(5)),
         ValueError,
-        r"rate_logit: .* noise's \(4, 6\), got \(5,\); entries .* its rate_logit",
+        r"rate_logit: .* noise's \(4, 6\), got \(5,\); elements .* its rate_logit",
     ),
     "temperature 0": (
         lambda: jaxdrop.concrete_dropout(_key(), _X, 0.0, temperature=0.0),
@@ -388,7 +388,7 @@ _BAD = {
     "log_alpha shape": (
         lambda: jaxdrop.variational_gaussian_dropout(_key(), _X, jnp.zeros(4)),
         ValueError,
-        r"log_alpha: .* noise's \(4, 6\), got \(4,\); entries .* its log_alpha",
+        r"log_alpha: .* noise's \(4, 6\), got \(4,\); elements .* its log_alpha",
     ),
     "log_alpha string": (
         lambda: jaxdrop.variational_gaussian_kl("3"),
@@ -418,7 +418,7 @@ _BAD = {
     "rates of the mean": (
         lambda: jaxdrop.zoneout(None, _X, _X, jnp.full(5, 0.1), deterministic=True),
         ValueError,
-        r"\(4, 6\), got \(5,\); entries",
+        r"\(4, 6\), got \(5,\); elements",
     ),
     "no weight chosen": (
         lambda: jaxdrop.drop_connect(_key(), {"w": _X, "b": _X}, 0.5, where=lambda *_: False),
@@ -525,7 +525,7 @@ _BAD = {
     "attention rates": (
         lambda: _attend(rate=jnp.full(5, 0.1)),
         ValueError,
-        r"\(2, 6, 4, 4\), got \(5,\); entries that share",
+        r"\(2, 6, 4, 4\), got \(5,\); elements that share",
     ),
     "attention mode": (
         lambda: _attend(mode="rows"),
