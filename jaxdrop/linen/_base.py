@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
+from jaxdrop.functional._modules import Role
 from jaxdrop.masks import _internal as masks
 
 # What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
@@ -24,8 +25,7 @@ class Dropper(nn.Module):
     """
 
     function: ClassVar[Callable[..., Any]]
-    # True if the rate fixes an output shape, so that an adapter must not override it.
-    rate_decides_shapes = False
+    mc_role: ClassVar[Role] = "drops"
 
     @nn.compact
     def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):

@@ -9,14 +9,14 @@ import jax
 from flax import nnx
 from jax import lax
 
+from jaxdrop.functional._modules import Role
 from jaxdrop.masks import _internal as masks
 
 
 class Dropper(nnx.Module):
     """A module with a rate and a stream of keys of its own, forked from the given one."""
 
-    # True if the rate fixes an output shape, so that an adapter must not override it.
-    rate_decides_shapes = False
+    mc_role: ClassVar[Role] = "drops"
 
     def __init__(self, rate, rng_collection, rngs):
         if rate is not None:  # otherwise the class says what its rate is
