@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from jaxdrop import functional
 from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
+from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Dropper, Wrapper
 
 
@@ -45,10 +46,10 @@ class LayerDrop(Wrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    def drop(self, key, args, kwargs, deterministic):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         x, *others = args
 
-        def call(block, x):
+        def call(block: Any, x: Any) -> Any:
             return block(x, *others, **kwargs)
 
         return _layer_drop.run_or_skip(
@@ -93,8 +94,8 @@ class SubsetResidual(Wrapper):
 
     mc_role = "drops shapes"
 
-    def drop(self, key, args, kwargs, deterministic):
-        def call(branch, *arrays):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
+        def call(branch: Any, *arrays: Any) -> Any:
             return branch(*arrays, **kwargs)
 
         args, split = _subset_residual.plan(
@@ -155,27 +156,20 @@ class ThinnedMLP(Dropper):
 
     mc_role = "drops shapes"
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         hidden = self.hidden_features
         hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
         inputs = _thinned_mlp.cast(inputs, self.dtype)
         layers, number, width = [], 0, inputs.shape[-1]
-        for own in (*hidden, self.features):
+        for units in (*hidden, self.features):
             count = 2 if self.gated and len(layers) < len(hidden) else 1
-            dense = [self._dense(number + i)(width, own) for i in range(count)]
+            dense = [self._dense(number + i)(width, units) for i in range(count)]
             layers.append(tuple(dense) if count > 1 else dense[0])
-            number, width = number + count, own
-        return functional.thinned_mlp(
-            key,
-            inputs,
-            layers,
-            self.rate,
-            deterministic=True if self.is_initializing() else deterministic,
-            activation=self.activation,
-            num_groups=self.num_groups,
-        )
+            number, width = number + count, units
+        flag = True if self.is_initializing() else deterministic
+        return forward(functional.thinned_mlp, self, key, inputs, layers, deterministic=flag)
 
-    def _dense(self, number):
+    def _dense(self, number: int) -> "_Dense":
         return _Dense(
             self.use_bias,
             self.param_dtype,
@@ -185,19 +179,19 @@ class ThinnedMLP(Dropper):
         )
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Runs the layers, with a share of the hidden units.
 
         Args:
             inputs: floating or complex array of shape ``(..., D)``, with examples on axis 0 if
                 there are groups.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array of shape ``(..., F)`` with the dtype of ``inputs``, F the width of the last layer.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class _Dense(nn.Module):
@@ -209,7 +203,7 @@ class _Dense(nn.Module):
     bias_init: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, width, units):
+    def __call__(self, width: int, units: int) -> dict[str, jax.Array]:
         dense = {"kernel": self.param("kernel", self.kernel_init, (width, units), self.param_dtype)}
         if self.use_bias:
             dense["bias"] = self.param("bias", self.bias_init, (units,), self.param_dtype)

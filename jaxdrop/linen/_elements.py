@@ -1,11 +1,13 @@
 """Dropout of single elements."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
 
 from jaxdrop import functional
+from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Dropper, find_key
 
 
@@ -33,13 +35,13 @@ class Dropout(nn.Dropout):
     """
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Drops entries of ``inputs``.
 
         Args:
             inputs: floating or complex array of any shape.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
@@ -79,7 +81,7 @@ class MCDropout(Dropper):
     function = staticmethod(functional.mc_dropout)
     mc_role = "always on"
 
-    def resolve(self, deterministic):
+    def resolve(self, deterministic: Any) -> Any:
         return self.deterministic if deterministic is None else deterministic
 
 
@@ -110,18 +112,11 @@ class AlphaDropout(Dropper):
     function = staticmethod(functional.alpha_dropout)
 
 
-def call_dropout(module, inputs, deterministic=None, rng=None):
+def call_dropout(module: Any, inputs: Any, deterministic: Any = None, rng: Any = None) -> Any:
     """The call of `Dropout`, for any module that has its fields."""
     flag = nn.merge_param("deterministic", module.deterministic, deterministic)
-    return drop_entries(module, find_key(module, flag, rng), inputs, flag)
+    return drop_entries(module, find_key(module, flag, rng), inputs, deterministic=flag)
 
 
-def drop_entries(module, key, inputs, deterministic):
-    """`dropout` with the fields of a ``flax.linen.Dropout``."""
-    return functional.dropout(
-        key,
-        inputs,
-        module.rate,
-        deterministic=deterministic,
-        broadcast_dims=module.broadcast_dims,
-    )
+# `dropout` with the fields of a ``flax.linen.Dropout``.
+drop_entries = functools.partial(forward, functional.dropout)

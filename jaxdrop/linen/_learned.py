@@ -1,5 +1,7 @@
 """Dropout and noise whose rate or variance is learned."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -54,7 +56,7 @@ class ConcreteDropout(Dropper):
 
     rate = None  # known to the parameters alone
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         logit = _concrete_dropout.logit_of(self.init_rate)
         rate_logit = self.param("rate_logit", nn.initializers.constant(logit), (), jnp.float32)
         if not self.is_initializing():
@@ -111,7 +113,7 @@ class VariationalGaussianDropout(Dropper):
 
     rate = None  # there is no probability of dropping
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         start = nn.initializers.constant(self.init_log_alpha)
         log_alpha = self.param("log_alpha", start, inputs.shape[-1:], jnp.float32)
         return functional.variational_gaussian_dropout(

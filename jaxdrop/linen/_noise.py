@@ -64,30 +64,23 @@ class GaussianNoise(Dropper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
+    function = staticmethod(functional.gaussian_noise)
+
     @property
-    def rate(self):
+    def rate(self) -> Any:
         """What tells whether noise is drawn."""
         return _gaussian_noise.equal_rate(self.stddev)
 
-    def drop(self, key, inputs, deterministic):
-        return functional.gaussian_noise(
-            key,
-            inputs,
-            self.stddev,
-            deterministic=deterministic,
-            broadcast_dims=self.broadcast_dims,
-        )
-
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Adds noise to ``inputs``.
 
         Args:
             inputs: floating array of any shape.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)

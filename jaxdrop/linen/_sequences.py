@@ -5,7 +5,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.linen._base import Dropper, find_key
+from jaxdrop.linen._base import Dropper
 
 
 class VariationalDropout(Dropper):
@@ -98,18 +98,18 @@ class WordDropout(Dropper):
     function = staticmethod(functional.word_dropout)
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Replaces tokens of ``inputs``.
 
         Args:
             inputs: integer array of token ids, of any shape.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class TokenDropout(Dropper):
@@ -143,19 +143,19 @@ class TokenDropout(Dropper):
     mc_role = "drops shapes"
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Leaves out tokens of ``inputs``.
 
         Args:
             inputs: floating or complex array of shape ``(B, L, D)``.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             The pair ``(kept, indices)``: an array of shape ``(B, K, D)`` with the dtype of
             ``inputs``, and an int32 array of shape ``(B, K)``, the place of each kept token.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class Zoneout(Dropper):
@@ -186,23 +186,17 @@ class Zoneout(Dropper):
 
     @nn.compact
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, h_old, h_new, deterministic: bool | None = None, rng: Any = None
-    ):
+        self, h_old: Any, h_new: Any, deterministic: bool | None = None, rng: Any = None
+    ) -> Any:
         """Chooses between the entries of two states.
 
         Args:
             h_old: state before the step, a floating or complex array of any shape.
             h_new: state after it, of the same shape and dtype.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of the states.
         """
-        flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rng), h_old, h_new, flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, h_old, h_new, deterministic
-    ):
-        return self.function(key, h_old, h_new, self.rate, deterministic=deterministic)
+        return self.call(deterministic, rng, h_old, h_new)

@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
+from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Wrapper
 
 
@@ -43,19 +44,15 @@ class DropConnect(Wrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    def drop(self, key, args, kwargs, deterministic):
-        def dropped(variables):
-            return {
-                "params": functional.drop_connect(
-                    key,
-                    variables["params"],
-                    self.rate,
-                    deterministic=deterministic,
-                    where=self.where,
-                )
-            }
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
+        def dropped(variables: Any) -> Any:
+            params = variables["params"]
+            params = forward(
+                functional.drop_connect, self, key, params, deterministic=deterministic
+            )
+            return {"params": params}
 
-        def call(layer):
+        def call(layer: Any) -> Any:
             return layer(*args, **kwargs)
 
         if deterministic is not True:

@@ -1,5 +1,6 @@
 """Dropout that makes a training step cheaper: what is dropped is not computed."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +11,11 @@ from flax import nnx
 
 from jaxdrop import functional
 from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
-from jaxdrop.nnx._base import Switchable, Wrapper, traced_cond
+from jaxdrop.functional._modules import forward
+from jaxdrop.nnx._base import Switchable, Wrapper, layer, traced_cond
 
 
+@layer
 class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.
 
@@ -38,24 +41,14 @@ class LayerDrop(Wrapper):
         3.2.
     """
 
-    def __init__(
-        self,
-        block: nnx.Module,
-        rate: Any,
-        *,
-        rescale: bool = False,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
-        self.block = block
-        self.rescale = rescale
+    block: nnx.Module = dataclasses.field(kw_only=False)
+    rate: Any = dataclasses.field(kw_only=False)
+    rescale: bool = False
 
-    def drop(self, key, args, kwargs, deterministic):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         x, *others = args
 
-        def call(block, x):
+        def call(block: Any, x: Any) -> Any:
             return block(x, *others, **kwargs)
 
         return _layer_drop.run_or_skip(
@@ -70,6 +63,7 @@ class LayerDrop(Wrapper):
         )
 
 
+@layer
 class SubsetResidual(Wrapper):
     """Adds a residual branch that is computed for a random subset of the examples alone.
 
@@ -95,26 +89,15 @@ class SubsetResidual(Wrapper):
         section 5, efficient stochastic depth.
     """
 
+    branch: nnx.Module = dataclasses.field(kw_only=False)
+    rate: float = dataclasses.field(kw_only=False)
+    batch_axis: int = 0
+    num_groups: int = 1
+
     mc_role = "drops shapes"
 
-    def __init__(
-        self,
-        branch: nnx.Module,
-        rate: float,
-        *,
-        batch_axis: int = 0,
-        num_groups: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
-        self.branch = branch
-        self.batch_axis = batch_axis
-        self.num_groups = num_groups
-
-    def drop(self, key, args, kwargs, deterministic):
-        def call(branch, *arrays):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
+        def call(branch: Any, *arrays: Any) -> Any:
             return branch(*arrays, **kwargs)
 
         args, split = _subset_residual.plan(
@@ -181,8 +164,9 @@ class ThinnedMLP(Switchable):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
+    ) -> None:
+        super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
+        self.rate = rate
         self.activation = activation
         self.num_groups = num_groups
         self.gated = gated
@@ -196,36 +180,31 @@ class ThinnedMLP(Switchable):
             [nnx.Linear(*s, use_bias=use_bias, rngs=rngs, **options) for s in shapes]
         )
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         dense = [_arrays(layer) for layer in self.layers]
         if self.gated:
             pairs = list(zip(dense[:-1:2], dense[1:-1:2]))
             dense = [*pairs, dense[-1]]
-        return functional.thinned_mlp(
-            key,
-            _thinned_mlp.cast(inputs, self.dtype),
-            dense,
-            self.rate,
-            deterministic=deterministic,
-            activation=self.activation,
-            num_groups=self.num_groups,
+        inputs = _thinned_mlp.cast(inputs, self.dtype)
+        return forward(
+            functional.thinned_mlp, self, key, inputs, dense, deterministic=deterministic
         )
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Runs the layers, with a share of the hidden units.
 
         Args:
             inputs: floating or complex array of shape ``(..., D)``, with examples on axis 0 if
                 there are groups.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array of shape ``(..., F)`` with the dtype of ``inputs``, F the width of the last layer.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
-def _arrays(linear):
+def _arrays(linear: Any) -> dict[str, Any]:
     arrays = {"kernel": linear.kernel[...]}
     return arrays if linear.bias is None else {**arrays, "bias": linear.bias[...]}

@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
+from jaxdrop.functional._modules import forward
 from jaxdrop.nnx._base import Dropper, Layer, find_key, layer, resolve
 
 
@@ -33,25 +34,20 @@ class Dropout(nnx.Dropout):
         2014, section 4.
     """
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Drops entries of ``inputs``.
 
         Args:
             inputs: floating or complex array of any shape.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
         flag = resolve(self, deterministic)
-        return functional.dropout(
-            find_key(self, flag, rngs),
-            inputs,
-            self.rate,
-            deterministic=flag,
-            broadcast_dims=self.broadcast_dims,
-        )
+        key = find_key(self, flag, rngs)
+        return forward(functional.dropout, self, key, inputs, deterministic=flag)
 
 
 class MCDropout(Dropper):
@@ -80,6 +76,7 @@ class MCDropout(Dropper):
         deep learning", 2016, eq. 6.
     """
 
+    function = staticmethod(functional.mc_dropout)
     mc_role = "always on"
 
     def __init__(
@@ -91,22 +88,15 @@ class MCDropout(Dropper):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, rng_collection, rngs)
+        self.rate = rate
+        self.rng_collection = rng_collection
+        self.fork(rngs)
         self.broadcast_dims = broadcast_dims
         # Not named `deterministic`: eval() sets every attribute of that name.
         self.own_deterministic = deterministic
 
-    def resolve(self, deterministic):
+    def resolve(self, deterministic: Any) -> Any:
         return self.own_deterministic if deterministic is None else deterministic
-
-    def drop(self, key, inputs, deterministic):
-        return functional.mc_dropout(
-            key,
-            inputs,
-            self.rate,
-            deterministic=deterministic,
-            broadcast_dims=self.broadcast_dims,
-        )
 
 
 @layer

@@ -53,12 +53,12 @@ class ConcreteDropout(Switchable):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(None, deterministic, rng_collection, rngs)
+    ) -> None:
+        super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
         self.rate_logit = nnx.Param(jnp.float32(_concrete_dropout.logit_of(init_rate)))
         self.temperature = temperature
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         return functional.concrete_dropout(
             key,
             inputs,
@@ -124,11 +124,11 @@ class VariationalGaussianDropout(Switchable):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(None, deterministic, rng_collection, rngs)
+    ) -> None:
+        super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
         self.log_alpha = nnx.Param(jnp.full((num_features,), init_log_alpha, jnp.float32))
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         return functional.variational_gaussian_dropout(
             key, inputs, self.log_alpha[...], deterministic=deterministic
         )

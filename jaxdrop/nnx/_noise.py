@@ -1,9 +1,8 @@
 """Gaussian noise, multiplied or added."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
-
-from flax import nnx
 
 from jaxdrop import functional
 from jaxdrop.functional import _gaussian_noise
@@ -39,6 +38,7 @@ class GaussianDropout(Layer):
     function = staticmethod(functional.gaussian_dropout)
 
 
+@layer
 class GaussianNoise(Switchable):
     """Adds Gaussian noise of a given standard deviation.
 
@@ -59,42 +59,25 @@ class GaussianNoise(Switchable):
         Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995.
     """
 
-    def __init__(
-        self,
-        stddev: float,
-        *,
-        broadcast_dims: Sequence[int] = (),
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(None, deterministic, rng_collection, rngs)
-        self.stddev = stddev
-        self.broadcast_dims = broadcast_dims
+    stddev: float = dataclasses.field(kw_only=False)
+    broadcast_dims: Sequence[int] = ()
+
+    function = staticmethod(functional.gaussian_noise)
 
     @property
-    def rate(self):
+    def rate(self) -> Any:
         """What tells whether noise is drawn."""
         return _gaussian_noise.equal_rate(self.stddev)
 
-    def drop(self, key, inputs, deterministic):
-        return functional.gaussian_noise(
-            key,
-            inputs,
-            self.stddev,
-            deterministic=deterministic,
-            broadcast_dims=self.broadcast_dims,
-        )
-
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Adds noise to ``inputs``.
 
         Args:
             inputs: floating array of any shape.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxdrop import functional
-from jaxdrop.nnx._base import Layer, find_key, layer
+from jaxdrop.nnx._base import Layer, layer
 
 
 @layer
@@ -88,18 +88,18 @@ class WordDropout(Layer):
 
     function = staticmethod(functional.word_dropout)
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Replaces tokens of ``inputs``.
 
         Args:
             inputs: integer array of token ids, of any shape.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
 @layer
@@ -130,19 +130,19 @@ class TokenDropout(Layer):
     function = staticmethod(functional.token_dropout)
     mc_role = "drops shapes"
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Leaves out tokens of ``inputs``.
 
         Args:
             inputs: floating or complex array of shape ``(B, L, D)``.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             The pair ``(kept, indices)``: an array of shape ``(B, K, D)`` with the dtype of
             ``inputs``, and an int32 array of shape ``(B, K)``, the place of each kept token.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
 @layer
@@ -169,23 +169,17 @@ class Zoneout(Layer):
     function = staticmethod(functional.zoneout)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, h_old, h_new, *, deterministic: bool | None = None, rngs: Any = None
-    ):
+        self, h_old: Any, h_new: Any, *, deterministic: bool | None = None, rngs: Any = None
+    ) -> Any:
         """Chooses between the entries of two states.
 
         Args:
             h_old: state before the step, a floating or complex array of any shape.
             h_new: state after it, of the same shape and dtype.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of the states.
         """
-        flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rngs), h_old, h_new, flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, h_old, h_new, deterministic
-    ):
-        return self.function(key, h_old, h_new, self.rate, deterministic=deterministic)
+        return self.call(deterministic, rngs, h_old, h_new)
