@@ -11,6 +11,8 @@ from jaxdrop import functional
 from jaxdrop.functional import _attention_fn
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
+
 
 class AttentionDropout(Dropper):
     """Drops attention weights, independently for each example, head, query and key.
@@ -71,7 +73,7 @@ class DropKey(Dropper):
     function = staticmethod(functional.drop_key)
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Drops keys from the logits of attention.
 
         Args:
@@ -83,7 +85,7 @@ class DropKey(Dropper):
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class DropHead(Dropper):

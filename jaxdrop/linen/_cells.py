@@ -10,6 +10,8 @@ from flax import linen as nn
 from jaxdrop.functional import _cells, _recurrent
 from jaxdrop.functional._modules import Role
 
+__all__ = ["VariationalCell", "WeightDropCell", "ZoneoutCell"]
+
 # The gates of Flax's cells, each with a layer "i" + gate for the inputs and one "h" + gate for the
 # state; None where all of them are one layer.
 _GATES = {

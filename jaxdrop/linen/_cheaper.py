@@ -12,6 +12,8 @@ from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
 from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Dropper, Wrapper
 
+__all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
+
 
 class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.

@@ -10,6 +10,8 @@ from jaxdrop import functional
 from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Dropper, find_key
 
+__all__ = ["AlphaDropout", "Dropout", "MCDropout"]
+
 
 class Dropout(nn.Dropout):
     """Drop-in for ``flax.linen.Dropout``: same fields, same call, same errors.

@@ -9,6 +9,8 @@ from jaxdrop import functional
 from jaxdrop.functional import _concrete_dropout
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
+
 
 class ConcreteDropout(Dropper):
     """Drops entries softly, at a rate that is a parameter and learned with the others.

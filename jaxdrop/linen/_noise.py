@@ -9,6 +9,8 @@ from jaxdrop import functional
 from jaxdrop.functional import _gaussian_noise
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["GaussianDropout", "GaussianNoise"]
+
 
 class GaussianDropout(Dropper):
     """Multiplies entries by Gaussian noise with the mean and the variance of dropout.

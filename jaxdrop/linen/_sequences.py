@@ -7,6 +7,8 @@ from flax import linen as nn
 from jaxdrop import functional
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["EmbeddingDropout", "TokenDropout", "VariationalDropout", "WordDropout", "Zoneout"]
+
 
 class VariationalDropout(Dropper):
     """Drops the same entries at every time step of a sequence.

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from jaxdrop import functional
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["DropBlock", "DropPath", "FeatureAlphaDropout", "SpatialDropout"]
+
 
 class SpatialDropout(Dropper):
     """Drops whole feature maps of each example: one decision for all positions in space.

@@ -9,6 +9,8 @@ from jaxdrop import functional
 from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Wrapper
 
+__all__ = ["DropConnect"]
+
 
 class DropConnect(Wrapper):
     """Runs any layer with weights dropped at random, anew in each call.

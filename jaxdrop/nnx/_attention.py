@@ -12,6 +12,8 @@ from jaxdrop import functional
 from jaxdrop.functional import _attention_fn
 from jaxdrop.nnx._base import Layer, layer
 
+__all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
+
 
 @layer
 class AttentionDropout(Layer):
@@ -66,7 +68,7 @@ class DropKey(Layer):
 
     function = staticmethod(functional.drop_key)
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Drops keys from the logits of attention.
 
         Args:
@@ -78,7 +80,7 @@ class DropKey(Layer):
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
 @layer

@@ -11,6 +11,8 @@ from flax import nnx
 from jaxdrop.functional import _cells, _recurrent
 from jaxdrop.nnx._base import Switchable, layer, update_changed
 
+__all__ = ["VariationalCell", "WeightDropCell", "ZoneoutCell"]
+
 # The number of gates of Flax's cells, and the layers for the inputs and for the state: one for
 # each gate, or one for all.
 _LAYERS = {

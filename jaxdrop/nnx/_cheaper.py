@@ -14,6 +14,8 @@ from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
 from jaxdrop.functional._modules import forward
 from jaxdrop.nnx._base import Switchable, Wrapper, layer, traced_cond
 
+__all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
+
 
 @layer
 class LayerDrop(Wrapper):

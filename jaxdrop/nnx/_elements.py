@@ -9,6 +9,8 @@ from jaxdrop import functional
 from jaxdrop.functional._modules import forward
 from jaxdrop.nnx._base import Dropper, Layer, find_key, layer, resolve
 
+__all__ = ["AlphaDropout", "Dropout", "MCDropout"]
+
 
 class Dropout(nnx.Dropout):
     """Drop-in for ``flax.nnx.Dropout``: same arguments, same call, same errors.
@@ -87,7 +89,7 @@ class MCDropout(Dropper):
         deterministic: bool = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
+    ) -> None:
         self.rate = rate
         self.rng_collection = rng_collection
         self.fork(rngs)

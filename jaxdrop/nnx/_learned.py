@@ -10,6 +10,8 @@ from jaxdrop import functional
 from jaxdrop.functional import _concrete_dropout
 from jaxdrop.nnx._base import Switchable
 
+__all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
+
 
 class ConcreteDropout(Switchable):
     """Drops entries softly, at a rate that is a parameter and learned with the others.
@@ -67,7 +69,9 @@ class ConcreteDropout(Switchable):
             temperature=self.temperature,
         )
 
-    def regularizer(self, weights: Any, *, num_features, weight_decay, entropy_weight) -> jax.Array:
+    def regularizer(
+        self, weights: Any, *, num_features: int, weight_decay: float, entropy_weight: float
+    ) -> jax.Array:
         """`jaxdrop.concrete_regularizer` at the rate of this layer.
 
         Args:

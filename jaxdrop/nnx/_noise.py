@@ -8,6 +8,8 @@ from jaxdrop import functional
 from jaxdrop.functional import _gaussian_noise
 from jaxdrop.nnx._base import Layer, Switchable, layer
 
+__all__ = ["GaussianDropout", "GaussianNoise"]
+
 
 @layer
 class GaussianDropout(Layer):

@@ -5,6 +5,8 @@ from typing import Any
 from jaxdrop import functional
 from jaxdrop.nnx._base import Layer, layer
 
+__all__ = ["EmbeddingDropout", "TokenDropout", "VariationalDropout", "WordDropout", "Zoneout"]
+
 
 @layer
 class VariationalDropout(Layer):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from jaxdrop import functional
 from jaxdrop.nnx._base import Layer, layer
 
+__all__ = ["DropBlock", "DropPath", "FeatureAlphaDropout", "SpatialDropout"]
+
 
 @layer
 class SpatialDropout(Layer):

@@ -10,6 +10,8 @@ from jaxdrop import functional
 from jaxdrop.functional._modules import forward
 from jaxdrop.nnx._base import Wrapper, layer, update_changed
 
+__all__ = ["DropConnect"]
+
 
 @layer
 class DropConnect(Wrapper):
