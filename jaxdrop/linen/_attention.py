@@ -17,8 +17,8 @@ __all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
 class AttentionDropout(Dropper):
     """Drops attention weights, independently for each example, head, query and key.
 
-    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``:
-    H heads, Q queries, K keys. Keeps shape and dtype.
+    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``: H
+    heads, Q queries, K keys. Keeps shape and dtype. See `jaxdrop.attention_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -33,10 +33,6 @@ class AttentionDropout(Dropper):
         >>> y = layer.apply({}, weights, rngs={"dropout": jax.random.key(0)})
         >>> bool(jnp.allclose(y.sum(-1), 1))
         True
-
-    References:
-        Vaswani et al., "Attention is all you need", 2017, section 5.4; Lin et al., "DropAttention:
-        a regularization method for fully-connected self-attention networks", 2019.
     """
 
     rate: float
@@ -51,6 +47,8 @@ class AttentionDropout(Dropper):
 class DropKey(Dropper):
     """Drops keys of attention: their logits become -inf before the softmax, never a whole row.
 
+    See `jaxdrop.drop_key` for the paper.
+
     Attributes:
         rate: probability of dropping, in [0, 1].
         deterministic: if true, inputs pass unchanged; give it here or in the call.
@@ -61,9 +59,6 @@ class DropKey(Dropper):
         >>> y = layer.apply({}, jnp.zeros((2, 4, 4)), rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in y.ravel()})
         [-inf, 0.0]
-
-    References:
-        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
     """
 
     rate: float
@@ -92,7 +87,7 @@ class DropHead(Dropper):
     """Drops whole attention heads of each example, before they are joined.
 
     Takes floating or complex arrays of shape ``(B, L, H, D)`` with H heads, or with these axes
-    elsewhere, and keeps shape and dtype.
+    elsewhere, and keeps shape and dtype. See `jaxdrop.drop_head` for the paper.
 
     Attributes:
         rate: probability of dropping a head, in [0, 1].
@@ -107,9 +102,6 @@ class DropHead(Dropper):
         >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1, :, :1]).all())
         True
-
-    References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
 
     rate: float

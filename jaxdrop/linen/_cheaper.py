@@ -18,10 +18,10 @@ __all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
 class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.
 
-    The parameters are those of the block, under the name ``block`` or, if it is made in a
-    compact model, its own; initialising skips nothing.
-    A block that is skipped is not computed. One whose call makes new variables, such as sown ones,
-    cannot be skipped in a compiled program. Further arguments of a call go to the block.
+    The parameters are those of the block, under the name ``block`` or, if it is made in a compact
+    model, its own; initialising skips nothing. A block that is skipped is not computed. One whose
+    call makes new variables, such as sown ones, cannot be skipped in a compiled program. Further
+    arguments of a call go to the block. See `jaxdrop.layer_drop` for the paper.
 
     Attributes:
         block: module whose output is like its first input.
@@ -36,10 +36,6 @@ class LayerDrop(Wrapper):
         >>> variables = layer.init(jax.random.key(0), x)
         >>> layer.apply(variables, x, rngs={"dropout": jax.random.key(1)}).shape
         (8, 4)
-
-    References:
-        Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section
-        3.2.
     """
 
     block: nn.Module
@@ -62,9 +58,9 @@ class LayerDrop(Wrapper):
 class SubsetResidual(Wrapper):
     """Adds a residual branch that is computed for a random subset of the examples alone.
 
-    The parameters are those of the branch, under the name ``branch`` or, if it is made in a
-    compact model, its own; initialising drops nothing.
-    Further arguments of a call are arrays with the same axis of examples, such as masks.
+    The parameters are those of the branch, under the name ``branch`` or, if it is made in a compact
+    model, its own; initialising drops nothing. Further arguments of a call are arrays with the same
+    axis of examples, such as masks. See `jaxdrop.subset_residual` for the paper.
 
     Attributes:
         branch: module from ``(K, ...)`` to ``(K, ...)`` that does not add its input.
@@ -81,10 +77,6 @@ class SubsetResidual(Wrapper):
         >>> y = layer.apply(variables, x, rngs={"dropout": jax.random.key(1)})
         >>> int((y == x).all(axis=1).sum())
         4
-
-    References:
-        Oquab et al., "DINOv2: learning robust visual features without supervision", 2023,
-        section 5, efficient stochastic depth.
     """
 
     branch: nn.Module
@@ -112,7 +104,8 @@ class ThinnedMLP(Dropper):
     """Dense layers of which a random share of the hidden units is computed, and the rest is not.
 
     The parameters are those of as many ``nn.Dense`` in one compact module: ``Dense_0`` and so on;
-    where hidden layers are gated, each has two, the gate first.
+    where hidden layers are gated, each has two, the gate first. See `jaxdrop.thinned_mlp` for the
+    paper.
 
     Attributes:
         hidden_features: units of the hidden layer, or of each of several.
@@ -136,10 +129,6 @@ class ThinnedMLP(Dropper):
         {'bias': (16,), 'kernel': (4, 16)}
         >>> layer.apply(variables, jnp.ones((3, 4)), rngs={"dropout": jax.random.key(1)}).shape
         (3, 2)
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
     hidden_features: int | Sequence[int]

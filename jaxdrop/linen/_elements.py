@@ -17,7 +17,8 @@ class Dropout(nn.Dropout):
     """Drop-in for ``flax.linen.Dropout``: same fields, same call, same errors.
 
     A subclass of it, so code that looks for Flax's class finds this one. Beyond Flax's, ``rate``
-    and ``deterministic`` may be traced and arrays may be sharded explicitly.
+    and ``deterministic`` may be traced and arrays may be sharded explicitly. See `jaxdrop.dropout`
+    for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -30,10 +31,6 @@ class Dropout(nn.Dropout):
         >>> y = layer.apply({}, jnp.ones((2, 8)), rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in y.ravel()})
         [0.0, 2.0]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
     @nn.compact
@@ -56,7 +53,8 @@ class MCDropout(Dropper):
 
     It obeys only a ``deterministic`` of its own: the field, or one that is passed to this call.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.mc_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -69,10 +67,6 @@ class MCDropout(Dropper):
         >>> y = layer.apply({}, jnp.ones((2, 8)), rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in y.ravel()})
         [0.0, 2.0]
-
-    References:
-        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
-        deep learning", 2016, eq. 6.
     """
 
     rate: float
@@ -90,7 +84,8 @@ class MCDropout(Dropper):
 class AlphaDropout(Dropper):
     """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.alpha_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -102,9 +97,6 @@ class AlphaDropout(Dropper):
         >>> y = layer.apply({}, jnp.zeros((2, 8)), rngs={"dropout": jax.random.key(0)})
         >>> [round(float(v), 4) for v in jnp.unique(y)]
         [-0.7792, 0.7792]
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     rate: float

@@ -32,7 +32,8 @@ class ConcreteDropout(Dropper):
 
     See `jaxdrop.concrete_regularizer` for both weights.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.concrete_dropout` for the paper.
 
     Attributes:
         init_rate: rate that learning starts from, in (0, 1).
@@ -46,9 +47,6 @@ class ConcreteDropout(Dropper):
         >>> variables = layer.init(keys, jnp.ones((2, 8)))
         >>> round(float(jax.nn.sigmoid(variables["params"]["rate_logit"])), 4)
         0.1
-
-    References:
-        Gal, Hron & Kendall, "Concrete dropout", 2017.
     """
 
     init_rate: float = 0.1

@@ -15,7 +15,8 @@ __all__ = ["GaussianDropout", "GaussianNoise"]
 class GaussianDropout(Dropper):
     """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.gaussian_dropout` for the paper.
 
     Attributes:
         rate: rate of the dropout with the same variance, in [0, 1].
@@ -28,10 +29,6 @@ class GaussianDropout(Dropper):
         >>> y = layer.apply({}, jnp.ones(10_000), rngs={"dropout": jax.random.key(0)})
         >>> [round(float(v), 1) for v in (y.mean(), y.std())]
         [1.0, 0.5]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 10.
     """
 
     rate: float
@@ -45,6 +42,8 @@ class GaussianDropout(Dropper):
 class GaussianNoise(Dropper):
     """Adds Gaussian noise of a given standard deviation.
 
+    See `jaxdrop.gaussian_noise` for the paper.
+
     Attributes:
         stddev: standard deviation, at least 0, in the unit of the inputs.
         broadcast_dims: axes that share their noise.
@@ -56,9 +55,6 @@ class GaussianNoise(Dropper):
         >>> y = layer.apply({}, jnp.ones(10_000), rngs={"dropout": jax.random.key(0)})
         >>> [round(float(v), 1) for v in (y.mean(), y.std())]
         [1.0, 0.5]
-
-    References:
-        Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995.
     """
 
     stddev: float

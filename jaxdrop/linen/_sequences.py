@@ -14,7 +14,7 @@ class VariationalDropout(Dropper):
     """Drops the same entries at every time step of a sequence.
 
     Takes floating or complex arrays of shape ``(B, L, C)``, or with the time axis elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.variational_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -28,10 +28,6 @@ class VariationalDropout(Dropper):
         >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.
     """
 
     rate: float
@@ -46,7 +42,7 @@ class EmbeddingDropout(Dropper):
     """Drops whole words from an embedding table; call it with the table, before the look-up.
 
     Takes a table of V words, a floating or complex array of shape ``(V, D)``, and keeps shape and
-    dtype.
+    dtype. See `jaxdrop.embedding_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping a word, in [0, 1].
@@ -58,10 +54,6 @@ class EmbeddingDropout(Dropper):
         >>> table = layer.apply({}, jnp.ones((100, 4)), rngs={"dropout": jax.random.key(0)})
         >>> bool((table == table[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.2.
     """
 
     rate: float
@@ -73,6 +65,8 @@ class EmbeddingDropout(Dropper):
 
 class WordDropout(Dropper):
     """Replaces integer tokens at random by the one of an unknown word.
+
+    See `jaxdrop.word_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -86,10 +80,6 @@ class WordDropout(Dropper):
         >>> y = layer.apply({}, tokens, rngs={"dropout": jax.random.key(0)})
         >>> sorted({int(v) for v in y.ravel()})
         [1, 7]
-
-    References:
-        Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification",
-        2015, section 3.1.
     """
 
     rate: float
@@ -117,6 +107,8 @@ class WordDropout(Dropper):
 class TokenDropout(Dropper):
     """Leaves out a share of the tokens of each example; returns the pair ``(kept, indices)``.
 
+    See `jaxdrop.token_dropout` for the paper.
+
     Attributes:
         rate: share of the tokens behind the prefix to leave out, in [0, 1], a Python number.
         num_prefix_tokens: number of tokens at the start that are always kept.
@@ -130,9 +122,6 @@ class TokenDropout(Dropper):
         >>> kept, indices = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> kept.shape, indices.shape
         ((2, 5, 4), (2, 5))
-
-    References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
     rate: float
@@ -163,6 +152,8 @@ class TokenDropout(Dropper):
 class Zoneout(Dropper):
     """Keeps the old value of entries of a recurrent state; the mean of both when switched off.
 
+    See `jaxdrop.zoneout` for the paper.
+
     Attributes:
         rate: probability of keeping the old value, in [0, 1].
         deterministic: if true, gives the mean over keys; set it here or in the call.
@@ -174,10 +165,6 @@ class Zoneout(Dropper):
         >>> h = layer.apply({}, old, new, rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in h.ravel()})
         [0.0, 1.0]
-
-    References:
-        Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
-        2017, eq. 2.
     """
 
     rate: float

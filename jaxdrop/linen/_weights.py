@@ -15,8 +15,9 @@ __all__ = ["DropConnect"]
 class DropConnect(Wrapper):
     """Runs any layer with weights dropped at random, anew in each call.
 
-    The parameters are those of the layer, under the name ``layer``, and never changed;
-    initialising drops nothing. The weights serve the whole batch of the call.
+    The parameters are those of the layer, under the name ``layer``, and never changed; initialising
+    drops nothing. The weights serve the whole batch of the call. See `jaxdrop.drop_connect` for the
+    paper.
 
     Attributes:
         layer: module whose parameters are dropped from.
@@ -35,9 +36,6 @@ class DropConnect(Wrapper):
         >>> rngs = {"dropout": jax.random.key(1)}
         >>> layer.apply(variables, jnp.ones((2, 4)), rngs=rngs).shape
         (2, 8)
-
-    References:
-        Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4.
     """
 
     layer: nn.Module

@@ -19,8 +19,8 @@ __all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
 class AttentionDropout(Layer):
     """Drops attention weights, independently for each example, head, query and key.
 
-    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``:
-    H heads, Q queries, K keys. Keeps shape and dtype.
+    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``: H
+    heads, Q queries, K keys. Keeps shape and dtype. See `jaxdrop.attention_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -35,10 +35,6 @@ class AttentionDropout(Layer):
         >>> y = layer(jax.nn.softmax(jnp.ones((2, 4, 8, 8))))
         >>> bool(jnp.allclose(y.sum(-1), 1))
         True
-
-    References:
-        Vaswani et al., "Attention is all you need", 2017, section 5.4; Lin et al., "DropAttention:
-        a regularization method for fully-connected self-attention networks", 2019.
     """
 
     broadcast_dims: Sequence[int] = ()
@@ -51,6 +47,8 @@ class AttentionDropout(Layer):
 class DropKey(Layer):
     """Drops keys of attention: their logits become -inf before the softmax, never a whole row.
 
+    See `jaxdrop.drop_key` for the paper.
+
     Args:
         rate: probability of dropping, in [0, 1].
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
@@ -61,9 +59,6 @@ class DropKey(Layer):
         >>> layer = DropKey(0.5, rngs=nnx.Rngs(0))
         >>> sorted({float(v) for v in layer(jnp.zeros((2, 4, 4))).ravel()})
         [-inf, 0.0]
-
-    References:
-        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
     """
 
     function = staticmethod(functional.drop_key)
@@ -88,7 +83,7 @@ class DropHead(Layer):
     """Drops whole attention heads of each example, before they are joined.
 
     Takes floating or complex arrays of shape ``(B, L, H, D)`` with H heads, or with these axes
-    elsewhere, and keeps shape and dtype.
+    elsewhere, and keeps shape and dtype. See `jaxdrop.drop_head` for the paper.
 
     Args:
         rate: probability of dropping a head, in [0, 1].
@@ -103,9 +98,6 @@ class DropHead(Layer):
         >>> y = layer(jnp.ones((2, 5, 8, 4)))
         >>> bool((y == y[:, :1, :, :1]).all())
         True
-
-    References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
 
     head_axis: int = -2

@@ -22,7 +22,7 @@ class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.
 
     A block that is skipped is not computed, and changes nothing of its own. Further arguments of a
-    call go to the block.
+    call go to the block. See `jaxdrop.layer_drop` for the paper.
 
     Args:
         block: module whose output is like its first input.
@@ -37,10 +37,6 @@ class LayerDrop(Wrapper):
         >>> x = jnp.ones((8, 4))
         >>> len({layer(x).tobytes() for _ in range(20)})  # the block's, and x
         2
-
-    References:
-        Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section
-        3.2.
     """
 
     block: nnx.Module = dataclasses.field(kw_only=False)
@@ -69,7 +65,8 @@ class LayerDrop(Wrapper):
 class SubsetResidual(Wrapper):
     """Adds a residual branch that is computed for a random subset of the examples alone.
 
-    Further arguments of a call are arrays with the same axis of examples, such as masks.
+    Further arguments of a call are arrays with the same axis of examples, such as masks. See
+    `jaxdrop.subset_residual` for the paper.
 
     Args:
         branch: module from ``(K, ...)`` to ``(K, ...)`` that does not add its input.
@@ -85,10 +82,6 @@ class SubsetResidual(Wrapper):
         >>> x = jnp.ones((8, 4))
         >>> int((layer(x) == x).all(axis=1).sum())
         4
-
-    References:
-        Oquab et al., "DINOv2: learning robust visual features without supervision", 2023,
-        section 5, efficient stochastic depth.
     """
 
     branch: nnx.Module = dataclasses.field(kw_only=False)
@@ -117,7 +110,7 @@ class ThinnedMLP(Switchable):
     """Dense layers of which a random share of the hidden units is computed, and the rest is not.
 
     ``layers`` is a list of as many ``nnx.Linear``; where hidden layers are gated, each has two, the
-    gate first.
+    gate first. See `jaxdrop.thinned_mlp` for the paper.
 
     Args:
         in_features: features that come in.
@@ -140,10 +133,6 @@ class ThinnedMLP(Switchable):
         >>> layer = ThinnedMLP(4, 16, 2, 0.5, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((3, 4))).shape
         (3, 2)
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
     mc_role = "drops shapes"

@@ -17,7 +17,7 @@ class Dropout(nnx.Dropout):
 
     A subclass of it, so code that looks for Flax's class finds this one. Beyond Flax's, ``rate``
     and ``deterministic`` may be traced. With a key in the call nothing is mutated, so the module
-    works inside every transform of JAX itself.
+    works inside every transform of JAX itself. See `jaxdrop.dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -30,10 +30,6 @@ class Dropout(nnx.Dropout):
         >>> layer = Dropout(0.5, rngs=nnx.Rngs(0))
         >>> sorted({float(v) for v in layer(jnp.ones((2, 8))).ravel()})
         [0.0, 2.0]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
     def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
@@ -58,7 +54,8 @@ class MCDropout(Dropper):
     ``train()``, ``eval()`` and ``nnx.view`` do not reach it: it obeys only a ``deterministic`` of
     its own, the argument given here or one that is passed to its call.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.mc_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -72,10 +69,6 @@ class MCDropout(Dropper):
         >>> layer.eval()
         >>> sorted({float(v) for v in layer(jnp.ones((2, 8))).ravel()})
         [0.0, 2.0]
-
-    References:
-        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
-        deep learning", 2016, eq. 6.
     """
 
     function = staticmethod(functional.mc_dropout)
@@ -105,7 +98,8 @@ class MCDropout(Dropper):
 class AlphaDropout(Layer):
     """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.alpha_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -117,9 +111,6 @@ class AlphaDropout(Layer):
         >>> layer = AlphaDropout(0.5, rngs=nnx.Rngs(0))
         >>> [round(float(v), 4) for v in jnp.unique(layer(jnp.zeros((2, 8))))]
         [-0.7792, 0.7792]
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     function = staticmethod(functional.alpha_dropout)

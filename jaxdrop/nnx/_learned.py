@@ -27,7 +27,8 @@ class ConcreteDropout(Switchable):
 
     See `jaxdrop.concrete_regularizer` for both weights.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.concrete_dropout` for the paper.
 
     Args:
         init_rate: rate that learning starts from, in (0, 1).
@@ -40,9 +41,6 @@ class ConcreteDropout(Switchable):
         >>> layer = ConcreteDropout(rngs=nnx.Rngs(0))
         >>> round(float(jax.nn.sigmoid(layer.rate_logit[...])), 4)
         0.1
-
-    References:
-        Gal, Hron & Kendall, "Concrete dropout", 2017.
     """
 
     rate = None  # known to the parameters alone

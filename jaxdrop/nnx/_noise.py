@@ -15,7 +15,8 @@ __all__ = ["GaussianDropout", "GaussianNoise"]
 class GaussianDropout(Layer):
     """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.gaussian_dropout` for the paper.
 
     Args:
         rate: rate of the dropout with the same variance, in [0, 1].
@@ -29,10 +30,6 @@ class GaussianDropout(Layer):
         >>> y = layer(jnp.ones(10_000))
         >>> [round(float(v), 1) for v in (y.mean(), y.std())]
         [1.0, 0.5]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 10.
     """
 
     broadcast_dims: Sequence[int] = ()
@@ -43,6 +40,8 @@ class GaussianDropout(Layer):
 @layer
 class GaussianNoise(Switchable):
     """Adds Gaussian noise of a given standard deviation.
+
+    See `jaxdrop.gaussian_noise` for the paper.
 
     Args:
         stddev: standard deviation, at least 0, in the unit of the inputs.
@@ -56,9 +55,6 @@ class GaussianNoise(Switchable):
         >>> y = layer(jnp.ones(10_000))
         >>> [round(float(v), 1) for v in (y.mean(), y.std())]
         [1.0, 0.5]
-
-    References:
-        Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995.
     """
 
     stddev: float = dataclasses.field(kw_only=False)

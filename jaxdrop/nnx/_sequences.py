@@ -13,7 +13,7 @@ class VariationalDropout(Layer):
     """Drops the same entries at every time step of a sequence.
 
     Takes floating or complex arrays of shape ``(B, L, C)``, or with the time axis elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.variational_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -27,10 +27,6 @@ class VariationalDropout(Layer):
         >>> y = layer(jnp.ones((3, 10, 4)))
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.
     """
 
     time_axis: int = 1
@@ -43,7 +39,7 @@ class EmbeddingDropout(Layer):
     """Drops whole words from an embedding table; call it with the table, before the look-up.
 
     Takes a table of V words, a floating or complex array of shape ``(V, D)``, and keeps shape and
-    dtype.
+    dtype. See `jaxdrop.embedding_dropout` for the paper.
 
     Args:
         rate: probability of dropping a word, in [0, 1].
@@ -56,10 +52,6 @@ class EmbeddingDropout(Layer):
         >>> table = layer(jnp.ones((100, 4)))
         >>> bool((table == table[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.2.
     """
 
     function = staticmethod(functional.embedding_dropout)
@@ -68,6 +60,8 @@ class EmbeddingDropout(Layer):
 @layer
 class WordDropout(Layer):
     """Replaces integer tokens at random by the one of an unknown word.
+
+    See `jaxdrop.word_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -80,10 +74,6 @@ class WordDropout(Layer):
         >>> layer = WordDropout(0.5, unknown_id=1, rngs=nnx.Rngs(0))
         >>> sorted({int(v) for v in layer(jnp.full((2, 8), 7)).ravel()})
         [1, 7]
-
-    References:
-        Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification",
-        2015, section 3.1.
     """
 
     unknown_id: int
@@ -108,6 +98,8 @@ class WordDropout(Layer):
 class TokenDropout(Layer):
     """Leaves out a share of the tokens of each example; returns the pair ``(kept, indices)``.
 
+    See `jaxdrop.token_dropout` for the paper.
+
     Args:
         rate: share of the tokens behind the prefix to leave out, in [0, 1], a Python number.
         num_prefix_tokens: number of tokens at the start that are always kept.
@@ -121,9 +113,6 @@ class TokenDropout(Layer):
         >>> kept, indices = layer(jnp.ones((2, 9, 4)))
         >>> kept.shape, indices.shape
         ((2, 5, 4), (2, 5))
-
-    References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
     num_prefix_tokens: int = 0
@@ -151,6 +140,8 @@ class TokenDropout(Layer):
 class Zoneout(Layer):
     """Keeps the old value of entries of a recurrent state; the mean of both when switched off.
 
+    See `jaxdrop.zoneout` for the paper.
+
     Args:
         rate: probability of keeping the old value, in [0, 1].
         deterministic: if true, gives the mean over keys; ``train()`` and ``eval()`` set it.
@@ -162,10 +153,6 @@ class Zoneout(Layer):
         >>> h = layer(jnp.zeros((2, 8)), jnp.ones((2, 8)))
         >>> sorted({float(v) for v in h.ravel()})
         [0.0, 1.0]
-
-    References:
-        Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
-        2017, eq. 2.
     """
 
     function = staticmethod(functional.zoneout)

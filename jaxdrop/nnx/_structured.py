@@ -13,7 +13,7 @@ class SpatialDropout(Layer):
     """Drops whole feature maps of each example: one decision for all positions in space.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.spatial_dropout` for the paper.
 
     Args:
         rate: probability of dropping a feature map, in [0, 1].
@@ -28,10 +28,6 @@ class SpatialDropout(Layer):
         >>> y = layer(jnp.ones((2, 5, 5, 8)))
         >>> bool((y == y[:, :1, :1, :]).all())
         True
-
-    References:
-        Tompson et al., "Efficient object localization using convolutional networks", 2015,
-        section 3.2.
     """
 
     channel_axis: int = -1
@@ -45,7 +41,7 @@ class FeatureAlphaDropout(Layer):
     """Drops whole feature maps to SELU's saturation and keeps mean 0 and variance 1.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.feature_alpha_dropout` for the paper.
 
     Args:
         rate: probability of dropping a feature map, in [0, 1].
@@ -60,9 +56,6 @@ class FeatureAlphaDropout(Layer):
         >>> y = layer(jnp.zeros((2, 5, 5, 8)))
         >>> bool((y == y[:, :1, :1, :]).all())
         True
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     channel_axis: int = -1
@@ -76,7 +69,7 @@ class DropBlock(Layer):
     """Drops contiguous blocks of each feature map, in 1, 2 or 3 axes of space.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.drop_block` for the paper.
 
     Args:
         rate: probability that an entry is dropped, in [0, 1].
@@ -91,10 +84,6 @@ class DropBlock(Layer):
         >>> layer = DropBlock(0.1, block_size=3, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((2, 8, 8, 4))).shape
         (2, 8, 8, 4)
-
-    References:
-        Ghiasi et al., "DropBlock: a regularization method for convolutional networks", 2018,
-        algorithm 1.
     """
 
     block_size: int | Sequence[int] = 7
@@ -109,7 +98,7 @@ class DropPath(Layer):
     """Drops whole examples of a residual branch: stochastic depth.
 
     Takes the output of the branch, a floating or complex array of shape ``(B, ...)`` or with its
-    axis of examples elsewhere, and keeps shape and dtype.
+    axis of examples elsewhere, and keeps shape and dtype. See `jaxdrop.drop_path` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -124,9 +113,6 @@ class DropPath(Layer):
         >>> y = layer(jnp.ones((8, 3)))
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Huang et al., "Deep networks with stochastic depth", 2016, eq. 2.
     """
 
     mode: str = "row"

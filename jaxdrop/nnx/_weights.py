@@ -19,7 +19,8 @@ class DropConnect(Wrapper):
 
     The parameters of the layer are never changed. What else the layer changes in its call, such as
     the statistics of a BatchNorm or the counts of its streams, changes as without dropout, but
-    variables that the call adds are lost. The weights serve the whole batch of the call.
+    variables that the call adds are lost. The weights serve the whole batch of the call. See
+    `jaxdrop.drop_connect` for the paper.
 
     Args:
         layer: module whose ``nnx.Param`` variables are dropped from.
@@ -36,9 +37,6 @@ class DropConnect(Wrapper):
         >>> x = jnp.ones((2, 4))
         >>> bool((layer(x) == layer(x)).all())
         False
-
-    References:
-        Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4.
     """
 
     layer: nnx.Module = dataclasses.field(kw_only=False)
