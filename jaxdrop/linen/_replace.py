@@ -2,7 +2,7 @@
 
 import contextlib
 import numbers
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ _replacing = jax.make_user_context(default_value=False)  # jit finds a function 
 
 
 @contextlib.contextmanager
-def replace_dropout() -> Iterator[None]:
+def replace_dropout() -> Generator[None, None, None]:
     """Inside, Flax's ``Dropout`` and attention run jaxdrop's; the model's code is not touched.
 
     Fields, keys and errors stay Flax's: a replaced layer gives the values that `Dropout` of the
@@ -52,7 +52,7 @@ def replace_dropout() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced_attention(module: nn.Module) -> Iterator[None]:
+def replaced_attention(module: nn.Module) -> Generator[None, None, None]:
     """Inside, a module of Flax's attention computes by `attention_fn`, unless told otherwise."""
     if not _computes_as_flax(module):
         yield

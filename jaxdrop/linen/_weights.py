@@ -40,7 +40,7 @@ class DropConnect(Wrapper):
 
     layer: nn.Module
     rate: float
-    where: Callable[[tuple, Any], bool] | None = None
+    where: Callable[[tuple[Any, ...], Any], bool] | None = None
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 

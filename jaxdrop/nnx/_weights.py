@@ -41,7 +41,7 @@ class DropConnect(Wrapper):
 
     layer: nnx.Module = dataclasses.field(kw_only=False)
     rate: float = dataclasses.field(kw_only=False)
-    where: Callable[[tuple, Any], bool] | None = None
+    where: Callable[[tuple[Any, ...], Any], bool] | None = None
 
     def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         if deterministic is True:
