@@ -204,6 +204,6 @@ class Behaviour:
 def refuse_untied(cell: Any) -> NoReturn:
     """Raises for a cell whose gates cannot have masks of their own."""
     raise ValueError(
-        f"tied: expected True for a cell whose gates are no layers of their own, got False for "
+        f"tied: expected True for a cell whose gates are not layers of their own, got False for "
         f"{type(cell).__name__}; write tied=True"
     )

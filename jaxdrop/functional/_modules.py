@@ -14,7 +14,7 @@ Role = Literal["drops", "drops shapes", "always on", "cell"]
 def forward(
     function: Callable[..., Any], module: Any, key: Any, *inputs: Any, deterministic: Any
 ) -> Any:
-    """Calls a function of floor 2 with the attributes of a module that its arguments name.
+    """Calls a function with the attributes of a module that its arguments name.
 
     Args:
         function: ``function(key, *inputs, rate, *, deterministic, ...)``; the rate may have another

@@ -25,7 +25,7 @@ Words = jax.Array | None
 
 
 class VariationalMasks(NamedTuple):
-    """Packed bits, for each part one mask, or one for each gate; None where nothing is drawn.
+    """Packed bits, for each part one mask, or one for each gate; None if nothing is drawn.
 
     Attributes:
         input: masks of what enters the cell.
@@ -229,7 +229,7 @@ def draw_words(key: Any, rate: Any, deterministic: Any, shape: tuple[int, ...]) 
     """Words of the mask that `dropout` draws for an array of ``shape``; None if nothing is drawn.
 
     Args:
-        key: PRNG key, consumed; not used where nothing is drawn.
+        key: PRNG key, consumed; not used if nothing is drawn.
         rate: probability of dropping; may be traced.
         deterministic: if true, nothing is dropped; may be traced.
         shape: of the mask.

@@ -1,4 +1,4 @@
-"""Floor 3 for ``flax.linen``: each function as a module, with Flax's fields and call."""
+"""Modules for ``flax.linen``: each function as one, with Flax's fields and call."""
 
 # ruff: noqa: F403  (each file says what it exports)
 

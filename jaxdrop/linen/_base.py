@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxdrop.functional._modules import Role, forward
 from jaxdrop.masks import _internal as masks
 
-# What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
+# What an adapter of mc has decided for dropout modules while one is at work, else None. jit
 # finds a function by it, too: a part of the model may have been compiled for other decisions.
 adapted = jax.make_user_context(default_value=None)
 

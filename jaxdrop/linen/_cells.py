@@ -13,7 +13,7 @@ from jaxdrop.functional._modules import Role
 __all__ = ["VariationalCell", "WeightDropCell", "ZoneoutCell"]
 
 # The gates of Flax's cells, each with a layer "i" + gate for the inputs and one "h" + gate for the
-# state; None where all of them are one layer.
+# state; None if all of them are one layer.
 _GATES = {
     nn.LSTMCell: "ifgo",
     nn.OptimizedLSTMCell: "ifgo",
@@ -145,7 +145,7 @@ class VariationalCell(CellWrapper):
 
     Attributes:
         cell: any Flax cell, or another cell of jaxdrop.
-        input_rate: probability of dropping an entry of the inputs, in [0, 1].
+        input_rate: probability of dropping an element of the inputs, in [0, 1].
         state_rate: the same for the hidden state.
         output_rate: the same for the output.
         tied: whether all gates share the masks of the input and the state; else each gate has its
@@ -178,7 +178,7 @@ class VariationalCell(CellWrapper):
 class WeightDropCell(CellWrapper):
     """Runs a recurrent cell with hidden-to-hidden weights dropped at random, once a sequence.
 
-    The kernels that multiply the hidden state lose entries, and the rest is rescaled; biases and
+    The kernels that multiply the hidden state lose elements, and the rest is rescaled; biases and
     the kernels of the inputs stay. The same weights serve every step and the whole batch. The
     masks stand in the carry that ``initialize_carry`` returns, outside the loop: ``nn.RNN``
     and ``nn.Bidirectional`` need no arguments. The parameters are
@@ -211,9 +211,9 @@ class WeightDropCell(CellWrapper):
 
 
 class ZoneoutCell(CellWrapper):
-    """Runs a recurrent cell that keeps the old value of entries of its state at random.
+    """Runs a recurrent cell that keeps the old value of elements of its state at random.
 
-    At every step each entry of the memory and of the hidden state stays what it was with
+    At every step each element of the memory and of the hidden state stays what it was with
     probability ``rate``. A new decision is made at every step; with a single mask an element
     that is kept would be frozen for the whole sequence. The output of Flax's cells is the hidden
     state, so it shows the same. When switched off, every step takes the

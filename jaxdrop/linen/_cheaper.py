@@ -111,7 +111,7 @@ class ThinnedMLP(Dropper):
         hidden_features: units of the hidden layer, or of each of several.
         features: units of the last layer.
         rate: share of the hidden units to leave out, in [0, 1], a Python number.
-        activation: function of the hidden units, entry by entry.
+        activation: function of the hidden units, element by element.
         num_groups: number of equal parts of the batch, each with a sub-network of its own.
         gated: whether hidden units are ``activation(gate) * value``.
         use_bias: whether layers add a bias.

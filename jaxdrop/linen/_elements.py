@@ -35,7 +35,7 @@ class Dropout(nn.Dropout):
 
     @nn.compact
     def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
-        """Drops entries of ``inputs``.
+        """Drops elements of ``inputs``.
 
         Args:
             inputs: floating or complex array of any shape.
@@ -82,7 +82,7 @@ class MCDropout(Dropper):
 
 
 class AlphaDropout(Dropper):
-    """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
+    """Drops elements to SELU's saturation and keeps mean 0 and variance 1.
 
     Takes floating or complex arrays of any shape and keeps shape and dtype. See
     `jaxdrop.alpha_dropout` for the paper.

@@ -13,7 +13,7 @@ __all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
 
 
 class ConcreteDropout(Dropper):
-    """Drops entries softly, at a rate that is a parameter and learned with the others.
+    """Drops elements softly, at a rate that is a parameter and learned with the others.
 
     The parameter ``rate_logit`` is a float32 scalar. The negative entropy of the decisions,
     ``num_features * (p log p + (1 - p) log(1 - p))``, is sown as ``entropy_term`` into the

@@ -24,7 +24,7 @@ def replace_dropout() -> Generator[None, None, None]:
     Fields, keys and errors stay Flax's: a replaced layer gives the values that `Dropout` of the
     same name would give. ``MultiHeadDotProductAttention`` with dropout computes by `attention_fn`,
     with a mask for each example and head, unless it has an ``attention_fn`` or products of the
-    user's own. A function that ``jax.jit`` has compiled outside is compiled anew inside.
+    user's own. A function that ``jax.jit`` has compiled outside is compiled again inside.
 
     Yields:
         None.

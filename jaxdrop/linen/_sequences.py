@@ -11,7 +11,7 @@ __all__ = ["EmbeddingDropout", "TokenDropout", "VariationalDropout", "WordDropou
 
 
 class VariationalDropout(Dropper):
-    """Drops the same entries at every time step of a sequence.
+    """Drops the same elements at every time step of a sequence.
 
     Takes floating or complex arrays of shape ``(B, L, C)``, or with the time axis elsewhere, and
     keeps shape and dtype. See `jaxdrop.variational_dropout` for the paper.
@@ -150,7 +150,7 @@ class TokenDropout(Dropper):
 
 
 class Zoneout(Dropper):
-    """Keeps the old value of entries of a recurrent state; the mean of both when switched off.
+    """Keeps the old value of elements of a recurrent state; the mean of both when switched off.
 
     See `jaxdrop.zoneout` for the paper.
 
@@ -177,7 +177,7 @@ class Zoneout(Dropper):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, h_old: Any, h_new: Any, deterministic: bool | None = None, rng: Any = None
     ) -> Any:
-        """Chooses between the entries of two states.
+        """Chooses between the elements of two states.
 
         Args:
             h_old: state before the step, a floating or complex array of any shape.

@@ -17,7 +17,7 @@ class SpatialDropout(Dropper):
     Attributes:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; give it here or in the call.
         rng_collection: collection that the key is taken from.
 
@@ -47,7 +47,7 @@ class FeatureAlphaDropout(Dropper):
     Attributes:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; give it here or in the call.
         rng_collection: collection that the key is taken from.
 
@@ -75,10 +75,10 @@ class DropBlock(Dropper):
     keeps shape and dtype. See `jaxdrop.drop_block` for the paper.
 
     Attributes:
-        rate: probability that an entry is dropped, in [0, 1].
+        rate: probability that an element is dropped, in [0, 1].
         block_size: size of a block along all axes in space, or one for each.
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; give it here or in the call.
         rng_collection: collection that the key is taken from.
 

@@ -13,7 +13,7 @@ __all__ = ["DropConnect"]
 
 
 class DropConnect(Wrapper):
-    """Runs any layer with weights dropped at random, anew in each call.
+    """Runs any layer with weights dropped at random, again in each call.
 
     The parameters are those of the layer, under the name ``layer``, and never changed; initialising
     drops nothing. The weights serve the whole batch of the call. See `jaxdrop.drop_connect` for the

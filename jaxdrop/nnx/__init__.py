@@ -1,4 +1,4 @@
-"""Floor 3 for ``flax.nnx``: each function as a module, with Flax's arguments and call."""
+"""Modules for ``flax.nnx``: each function as one, with Flax's arguments and call."""
 
 # ruff: noqa: F403  (each file says what it exports)
 

@@ -164,7 +164,7 @@ def traced_cond(
 ) -> Any:
     """``first(module)`` if a traced flag is true, else ``second(module)``; one of them runs.
 
-    The module is written to only where one of both would change it: the transforms of JAX refuse
+    The module is written to only if one of both would change it: the transforms of JAX refuse
     to write, even the same.
     """
     graph, state = nnx.split(module)

@@ -134,7 +134,7 @@ class VariationalCell(CellWrapper):
 
     Args:
         cell: any Flax cell, or another cell of jaxdrop.
-        input_rate: probability of dropping an entry of the inputs, in [0, 1].
+        input_rate: probability of dropping an element of the inputs, in [0, 1].
         state_rate: the same for the hidden state.
         output_rate: the same for the output.
         tied: whether all gates share the masks of the input and the state; else each gate has its
@@ -166,7 +166,7 @@ class VariationalCell(CellWrapper):
 class WeightDropCell(CellWrapper):
     """Runs a recurrent cell with hidden-to-hidden weights dropped at random, once a sequence.
 
-    The kernels that multiply the hidden state lose entries, and the rest is rescaled; biases and
+    The kernels that multiply the hidden state lose elements, and the rest is rescaled; biases and
     the kernels of the inputs stay. The same weights serve every step and the whole batch. The
     masks stand in the carry that ``initialize_carry`` returns, outside the loop: ``nnx.RNN``
     and ``nnx.Bidirectional`` need no arguments.
@@ -197,9 +197,9 @@ class WeightDropCell(CellWrapper):
 
 @layer
 class ZoneoutCell(CellWrapper):
-    """Runs a recurrent cell that keeps the old value of entries of its state at random.
+    """Runs a recurrent cell that keeps the old value of elements of its state at random.
 
-    At every step each entry of the memory and of the hidden state stays what it was with
+    At every step each element of the memory and of the hidden state stays what it was with
     probability ``rate``. A new decision is made at every step; with a single mask an element
     that is kept would be frozen for the whole sequence. The output of Flax's cells is the hidden
     state, so it shows the same. When switched off, every step takes the
@@ -259,8 +259,8 @@ def _call(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects])
     layers = {}
     for part, names in zip(("input", "state"), parts):
         for number, name in enumerate(names):
-            own = range(gates) if len(names) == 1 else (number,)
-            layers[name] = _layer(getattr(cell, name), operands, part, own)
+            numbers = range(gates) if len(names) == 1 else (number,)
+            layers[name] = _layer(getattr(cell, name), operands, part, numbers)
     return kind.__call__(_StandIn(cell, **layers), carry, inputs)  # pyright: ignore
 
 

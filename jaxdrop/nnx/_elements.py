@@ -33,7 +33,7 @@ class Dropout(nnx.Dropout):
     """
 
     def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
-        """Drops entries of ``inputs``.
+        """Drops elements of ``inputs``.
 
         Args:
             inputs: floating or complex array of any shape.
@@ -96,7 +96,7 @@ class MCDropout(Dropper):
 
 @layer
 class AlphaDropout(Layer):
-    """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
+    """Drops elements to SELU's saturation and keeps mean 0 and variance 1.
 
     Takes floating or complex arrays of any shape and keeps shape and dtype. See
     `jaxdrop.alpha_dropout` for the paper.

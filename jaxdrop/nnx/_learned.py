@@ -14,7 +14,7 @@ __all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
 
 
 class ConcreteDropout(Switchable):
-    """Drops entries softly, at a rate that is a parameter and learned with the others.
+    """Drops elements softly, at a rate that is a parameter and learned with the others.
 
     The parameter ``rate_logit`` is a float32 scalar. The loss needs `regularizer` of each layer::
 

@@ -13,7 +13,7 @@ __all__ = ["GaussianDropout", "GaussianNoise"]
 
 @layer
 class GaussianDropout(Layer):
-    """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
+    """Multiplies elements by Gaussian noise with the mean and the variance of dropout.
 
     Takes floating or complex arrays of any shape and keeps shape and dtype. See
     `jaxdrop.gaussian_dropout` for the paper.

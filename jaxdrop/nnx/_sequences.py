@@ -10,7 +10,7 @@ __all__ = ["EmbeddingDropout", "TokenDropout", "VariationalDropout", "WordDropou
 
 @layer
 class VariationalDropout(Layer):
-    """Drops the same entries at every time step of a sequence.
+    """Drops the same elements at every time step of a sequence.
 
     Takes floating or complex arrays of shape ``(B, L, C)``, or with the time axis elsewhere, and
     keeps shape and dtype. See `jaxdrop.variational_dropout` for the paper.
@@ -138,7 +138,7 @@ class TokenDropout(Layer):
 
 @layer
 class Zoneout(Layer):
-    """Keeps the old value of entries of a recurrent state; the mean of both when switched off.
+    """Keeps the old value of elements of a recurrent state; the mean of both when switched off.
 
     See `jaxdrop.zoneout` for the paper.
 
@@ -160,7 +160,7 @@ class Zoneout(Layer):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, h_old: Any, h_new: Any, *, deterministic: bool | None = None, rngs: Any = None
     ) -> Any:
-        """Chooses between the entries of two states.
+        """Chooses between the elements of two states.
 
         Args:
             h_old: state before the step, a floating or complex array of any shape.

@@ -18,7 +18,7 @@ class SpatialDropout(Layer):
     Args:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.
         rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
@@ -46,7 +46,7 @@ class FeatureAlphaDropout(Layer):
     Args:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.
         rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
@@ -72,10 +72,10 @@ class DropBlock(Layer):
     keeps shape and dtype. See `jaxdrop.drop_block` for the paper.
 
     Args:
-        rate: probability that an entry is dropped, in [0, 1].
+        rate: probability that an element is dropped, in [0, 1].
         block_size: size of a block along all axes in space, or one for each.
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.
         rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.

@@ -15,7 +15,7 @@ __all__ = ["DropConnect"]
 
 @layer
 class DropConnect(Wrapper):
-    """Runs any layer with weights dropped at random, anew in each call.
+    """Runs any layer with weights dropped at random, again in each call.
 
     The parameters of the layer are never changed. What else the layer changes in its call, such as
     the statistics of a BatchNorm or the counts of its streams, changes as without dropout, but
