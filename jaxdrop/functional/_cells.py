@@ -168,13 +168,13 @@ class Behaviour:
         """
         raise NotImplementedError
 
-    def effects(self, masks: Any, flag: Any) -> Effects:
-        """What the masks do inside a step; they are None if the carry has none."""
+    def effects(self, drawn: Any, flag: Any) -> Effects:
+        """What is changed inside a step; ``drawn`` is None if the carry has nothing drawn."""
         raise NotImplementedError
 
-    def advance(self, masks: Any) -> Any:
-        """The masks of the next step: the very same, which makes them a constant of the loop."""
-        return masks
+    def advance(self, drawn: Any) -> Any:
+        """What the next step is given: the very same, which makes it a constant of the loop."""
+        return drawn
 
     def step(self, run: Callable[..., Any], carry: Any, flag: Any, effects: Any, name: str) -> Any:
         """One step: ``run(carry, effects)`` with the effects of this and of the wrappers around.
@@ -186,9 +186,9 @@ class Behaviour:
             effects: of the wrappers around, a tuple.
             name: of the class of the wrapper.
         """
-        masks = None
+        drawn = None
         if isinstance(carry, CellCarry) and isinstance(carry.masks, self.carried):
-            carry, masks = carry
+            carry, drawn = carry
         elif self.draws(flag):
             raise TypeError(
                 f"carry: expected a CellCarry with the masks of a {name}, got "
@@ -196,9 +196,9 @@ class Behaviour:
                 "draws the masks of a sequence"
             )
         if not self.is_off(flag):
-            effects = (self.effects(masks, flag), *effects)
+            effects = (self.effects(drawn, flag), *effects)
         carry, output = run(carry, effects)
-        return (carry if masks is None else CellCarry(carry, self.advance(masks))), output
+        return (carry if drawn is None else CellCarry(carry, self.advance(drawn))), output
 
 
 def refuse_untied(cell: Any) -> NoReturn:

@@ -66,10 +66,10 @@ class Variational(Behaviour):
             )
         )
 
-    def effects(self, masks: VariationalMasks | None, flag: Any) -> Effects:
+    def effects(self, drawn: VariationalMasks | None, flag: Any) -> Effects:
         def operand(part: str, gate: int, x: Any) -> Any:
             number = _PARTS.index(part)
-            words: tuple[Words, ...] = (None,) if masks is None else masks[number]
+            words: tuple[Words, ...] = (None,) if drawn is None else drawn[number]
             word = words[gate if len(words) > 1 else 0]
             return apply_words(word, self.rates[number], flag, x, part)
 
@@ -118,9 +118,9 @@ class WeightDrop(Behaviour):
         ]
         return WeightMasks(tuple(one[None] for one in words))
 
-    def effects(self, masks: WeightMasks | None, flag: Any) -> Effects:
+    def effects(self, drawn: WeightMasks | None, flag: Any) -> Effects:
         def kernels(params: Any) -> Any:
-            left = iter(() if masks is None else masks.kernels)
+            left = iter(() if drawn is None else drawn.kernels)
 
             def dropped(path: Any, leaf: Any) -> Any:
                 if not _is_hidden_kernel(path):
@@ -188,15 +188,15 @@ class Zoneout(Behaviour):
         words = jax.random.key_data(sequence_key)[None]
         return ZoneoutClock(words, jnp.zeros(1, jnp.uint32), jax.random.key_impl(sequence_key))
 
-    def advance(self, masks: ZoneoutClock) -> ZoneoutClock:
-        return dataclasses.replace(masks, step=masks.step + np.uint32(1))
+    def advance(self, drawn: ZoneoutClock) -> ZoneoutClock:
+        return dataclasses.replace(drawn, step=drawn.step + np.uint32(1))
 
-    def effects(self, masks: ZoneoutClock | None, flag: Any) -> Effects:
+    def effects(self, drawn: ZoneoutClock | None, flag: Any) -> Effects:
         def update(old: Any, new: Any) -> Any:
             rates = self._rates_of(new)
             keys: Any = [None] * len(rates)
-            if masks is not None:
-                keys = jax.random.split(masks.key(), len(rates))
+            if drawn is not None:
+                keys = jax.random.split(drawn.key(), len(rates))
             old, structure = jax.tree.flatten(old)
             return structure.unflatten(
                 _zoneout(key, before, after, rate, flag)
