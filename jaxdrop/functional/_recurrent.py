@@ -242,7 +242,7 @@ def draw_words(key: Any, rate: Any, deterministic: Any, shape: tuple[int, ...]) 
 def _draw(key: Any, rate: masks.Rate, *, shape: tuple[int, ...]) -> jax.Array:
     mask = masks.draw(key, rate, shape)
     drawn, wanted = masks.layout_of(shape), _along_last(shape)
-    return mask.words if drawn == wanted else masks.pack(mask.unpack(), wanted)
+    return mask.words if drawn == wanted else masks.pack(masks.unpack(mask.words, drawn), wanted)
 
 
 def _along_last(shape: tuple[int, ...]) -> masks.Layout:
