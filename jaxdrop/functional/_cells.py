@@ -1,18 +1,13 @@
-"""What the recurrent cells of linen and nnx share: masks that travel in the carry.
+"""Recurrent cells with dropout, apart from the framework that a cell is written in.
 
-A loop over time hands its carry on. Masks that stand in it and are handed on as they are become
-constants of the loop: nothing is drawn, moved or stacked inside. A mask of a carry is drawn like
-any other and then packed along its last axis, since Flax picks from stacked carries by
-``carry[step, example]``: the batch has to be the first axis of every leaf.
+A wrapper of either framework reads its `Behaviour` from its own fields and asks it what a sequence
+draws and what a step changes. How an innermost cell is called with these changes differs between
+frameworks, so that stands with the wrappers.
 """
 
-import functools
-import numbers
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
-
-import jax
-import jax.numpy as jnp
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, Self
 
 from jaxdrop.masks import _internal as masks
 
@@ -28,8 +23,8 @@ class CellCarry(NamedTuple):
     state: Any
     masks: Any
 
-    def resume(self, last):
-        """These masks, and the state that another carry has come to.
+    def resume(self, last: Any) -> "CellCarry":
+        """Continues from the state of ``last`` with the masks of this carry.
 
         For a long sequence in stretches, each of which has masks of its own:
         ``cell.initialize_carry(key, shape).resume(last)``.
@@ -44,62 +39,69 @@ class CellCarry(NamedTuple):
         return self._replace(state=inner)
 
 
-class Effects(NamedTuple):
-    """What a wrapper does inside one step of the innermost cell.
-
-    Attributes:
-        operand: ``operand(part, gate, x)``: what enters the products of a gate in place of x, for
-            the part ``"input"`` or ``"state"`` and the number of the gate.
-        tied: whether all gates of a part get the same operand.
-        kernels: ``kernels(params)``: parameters in place of those of the cell.
-        update: ``update(old, new)``: state in place of the new one.
-        output: ``output(y)``: what the step gives in place of y.
-    """
-
-    operand: Callable | None = None
-    tied: bool = True
-    kernels: Callable | None = None
-    update: Callable | None = None
-    output: Callable | None = None
-
-
-class Operands:
-    """Inputs and state as they enter the products of each gate, computed once where tied."""
-
-    def __init__(self, effects, **parts):
-        self.parts = parts
-        self.effects = [effect for effect in effects if effect.operand is not None]
-        self.tied = all(effect.tied for effect in self.effects)
-        self.known = {}
-
-    def __call__(self, part, gate):
-        gate = 0 if self.tied else gate
-        if (part, gate) not in self.known:
-            x = self.parts[part]
-            for effect in self.effects:
-                x = effect.operand(part, gate, x)
-            self.known[part, gate] = x
-        return self.known[part, gate]
-
-
-def innermost(carry):
-    """The carry of the cell that no wrapper of ours is."""
+def innermost(carry: Any) -> Any:
+    """The carry of the innermost cell, which is not a wrapper."""
     while isinstance(carry, CellCarry):
         carry = carry.state
     return carry
 
 
-def hidden(state):
-    """The part of a cell's own state that enters the products: the last, or all of it."""
+def hidden(state: Any) -> Any:
+    """The part of a cell's state that enters the products: the last, or all of it."""
     return state[-1] if isinstance(state, tuple | list) else state
 
 
-def with_hidden(state, h):
+def with_hidden(state: Any, h: Any) -> Any:
     """The state with another hidden part."""
     return type(state)((*state[:-1], h)) if isinstance(state, tuple | list) else h
 
 
-def finish(effects, old, new, output):
+class Effects(NamedTuple):
+    """What a wrapper does inside one step of the innermost cell.
+
+    Attributes:
+        operand: ``operand(part, gate, x)``: what enters the products of a gate instead of x, for
+            the part ``"input"`` or ``"state"`` and the number of the gate.
+        tied: whether all gates of a part get the same operand.
+        kernels: ``kernels(params)``: parameters instead of those of the cell.
+        update: ``update(old, new)``: state instead of the new one.
+        output: ``output(y)``: what the step gives instead of y.
+    """
+
+    operand: Callable[[str, int, Any], Any] | None = None
+    tied: bool = True
+    kernels: Callable[[Any], Any] | None = None
+    update: Callable[[Any, Any], Any] | None = None
+    output: Callable[[Any], Any] | None = None
+
+
+class Operands:
+    """Inputs and state as they enter the products of each gate, computed once if tied."""
+
+    def __init__(self, effects: Sequence[Effects], **parts: Any) -> None:
+        self.parts = parts
+        self.effects = [effect for effect in effects if effect.operand is not None]
+        self.tied = all(effect.tied for effect in self.effects)
+        self.known: dict[tuple[str, int], Any] = {}
+
+    def __call__(self, part: str, gate: int) -> Any:
+        gate = 0 if self.tied else gate
+        if (part, gate) not in self.known:
+            x = self.parts[part]
+            for effect in self.effects:
+                x = effect.operand(part, gate, x)  # pyright: ignore[reportOptionalCall]
+            self.known[part, gate] = x
+        return self.known[part, gate]
+
+
+def changed_kernels(effects: Sequence[Effects], params: Any) -> Any:
+    """Parameters after the effects."""
+    for effect in effects:
+        params = effect.kernels(params) if effect.kernels else params
+    return params
+
+
+def finish(effects: Sequence[Effects], old: Any, new: Any, output: Any) -> tuple[Any, Any]:
     """New state and output of a step after the effects; an output that is the state follows it."""
     is_hidden = output is hidden(new)
     for effect in effects:
@@ -110,96 +112,98 @@ def finish(effects, old, new, output):
     return new, output
 
 
-def draws_any(rates, deterministic):
-    """Whether any of the rates needs random bits; all of them are checked."""
-    checked = [masks.check_rate(rate, deterministic=deterministic) for rate in rates]
-    return not all(rate.settled for rate in checked)
+class Wrapper(Protocol):
+    """What a `Behaviour` asks of the wrapper that it belongs to."""
+
+    @property
+    def innermost(self) -> Any:
+        """The innermost cell, which is not a wrapper."""
+
+    def gate_count(self) -> int:
+        """Number of gates of the innermost cell, refused if they are not layers of their own."""
+        ...
+
+    def parameters(self, state: Any, input_shape: Sequence[int]) -> Any:
+        """Parameters of the innermost cell, or their shapes."""
 
 
-def common_rate(rates):
-    """The one rate of all that drop, 0 if none does; None if they differ or are not known."""
-    found = {masks.check_rate(rate).known for rate in rates} - {0.0}
-    return 0.0 if not found else found.pop() if len(found) == 1 else None
+@dataclasses.dataclass(frozen=True, eq=False)
+class Behaviour:
+    """What a kind of dropout does in a recurrent cell; its fields are fields of the wrapper."""
+
+    carried: ClassVar[type]  # class of what stands in the carry
+
+    @classmethod
+    def of(cls, wrapper: Any) -> Self:
+        """The behaviour that the fields of a wrapper describe."""
+        return cls(*(getattr(wrapper, field.name) for field in dataclasses.fields(cls)))
+
+    @property
+    def rates(self) -> tuple[Any, ...]:
+        """All rates of dropping."""
+        raise NotImplementedError
+
+    def draws(self, flag: Any) -> bool:
+        """Whether a sequence needs random bits; all rates are checked."""
+        return not all(rate.settled for rate in self._checked(flag))
+
+    def is_off(self, flag: Any) -> bool:
+        """Whether a step is known to be that of the wrapped cell."""
+        return all(rate.known == 0 for rate in self._checked(flag))
+
+    def _checked(self, flag: Any) -> list[masks.Rate]:
+        return [masks.check_rate(rate, deterministic=flag) for rate in self.rates]
+
+    def draw(
+        self, key: Any, flag: Any, state: Any, input_shape: Sequence[int], wrapper: Wrapper
+    ) -> Any:
+        """What stands in the carry of a sequence.
+
+        Args:
+            key: PRNG key, consumed.
+            flag: if true, nothing is dropped; may be traced.
+            state: first carry of the wrapped cell.
+            input_shape: of the inputs of one step.
+            wrapper: that this belongs to.
+        """
+        raise NotImplementedError
+
+    def effects(self, drawn: Any, flag: Any) -> Effects:
+        """What is changed inside a step; ``drawn`` is None if the carry has nothing drawn."""
+        raise NotImplementedError
+
+    def advance(self, drawn: Any) -> Any:
+        """What the next step is given: the very same, which makes it a constant of the loop."""
+        return drawn
+
+    def step(self, run: Callable[..., Any], carry: Any, flag: Any, effects: Any, name: str) -> Any:
+        """One step: ``run(carry, effects)`` with the effects of this and of the wrappers around.
+
+        Args:
+            run: a step of the wrapped cell under effects, to its new carry and output.
+            carry: of the wrapper.
+            flag: if true, nothing is dropped; may be traced.
+            effects: of the wrappers around, a tuple.
+            name: of the class of the wrapper.
+        """
+        drawn = None
+        if isinstance(carry, CellCarry) and isinstance(carry.masks, self.carried):
+            carry, drawn = carry
+        elif self.draws(flag):
+            raise TypeError(
+                f"carry: expected a CellCarry with the masks of a {name}, got "
+                f"{type(carry).__name__}; make it with initialize_carry of the {name}, which "
+                "draws the masks of a sequence"
+            )
+        if not self.is_off(flag):
+            effects = (self.effects(drawn, flag), *effects)
+        carry, output = run(carry, effects)
+        return (carry if drawn is None else CellCarry(carry, self.advance(drawn))), output
 
 
-def rate_names(cell):
-    """Names of the rates that a cell has."""
-    names = ("rate", "input_rate", "state_rate", "output_rate")
-    return [name for name in names if hasattr(cell, name)]
-
-
-def is_off(rates, deterministic):
-    """Whether nothing is dropped, as is known now."""
-    off = all(isinstance(rate, numbers.Real) and rate == 0 for rate in rates)
-    return off or masks.check_flag(deterministic) is True
-
-
-def fold_words(words, shape):
-    """Packed words of floor 1 as words along the last axis, the other axes as they are."""
-    drawn, wanted = masks.layout_of(shape), along_last(shape)
-    return words if drawn == wanted else masks.pack(masks.unpack(words, drawn), wanted)
-
-
-def along_last(shape):
-    """The layout of a mask that travels in a carry."""
-    return masks.Layout(shape, max(len(shape) - 1, 0), len(shape))
-
-
-def draw_words(key, rate, deterministic, shape):
-    """Words of the mask that `dropout` draws for an array of ``shape``; None if nothing is drawn.
-
-    Args:
-        key: PRNG key, consumed; not used where nothing is drawn.
-        rate: probability of dropping; may be traced.
-        deterministic: if true, nothing is dropped; may be traced.
-        shape: of the mask.
-    """
-    rate = masks.check_rate(rate, shape, deterministic=deterministic)
-    return None if rate.settled else _draw(key, rate, shape=shape)
-
-
-@functools.partial(jax.jit, static_argnames="shape")
-def _draw(key, rate, *, shape):
-    return fold_words(masks.draw(key, rate, shape).words, shape)
-
-
-def apply_words(words, rate, deterministic, x, name="inputs"):
-    """`dropout` of ``x`` by a mask of `draw_words`, at the same rate and flag."""
-    rate = masks.check_rate(rate, deterministic=deterministic)
-    if rate.settled:
-        return jnp.zeros_like(x) if rate.known else x
-    layout = along_last(x.shape)
-    if words is None or words.shape != layout.words_shape:
-        found = "no mask" if words is None else f"a mask of shape {words.shape} in words"
-        raise ValueError(
-            f"{name}: expected the shape that the masks of the carry were drawn for, got shape "
-            f"{x.shape} and {found}; make the carry with initialize_carry for inputs of this shape"
-        )
-    return masks.remember_words_only(_select)(words, masks.odds(rate.effective).keep_prob, x)
-
-
-def _select(words, keep_prob, x):
-    keep = masks.unpack_like(words, along_last(x.shape), x)
-    return masks.scale_kept_bools(keep, keep_prob, x)
-
-
-def refuse_carry(carry, name) -> NoReturn:
-    """Raises for a carry without the masks that a cell needs."""
-    raise TypeError(
-        f"carry: expected a CellCarry with the masks of a {name}, got {type(carry).__name__}; "
-        f"make it with initialize_carry of the {name}, which draws the masks of a sequence"
-    )
-
-
-def refuse_untied(cell) -> NoReturn:
+def refuse_untied(cell: Any) -> NoReturn:
     """Raises for a cell whose gates cannot have masks of their own."""
     raise ValueError(
-        f"tied: expected True for a cell whose gates are no layers of their own, got False for "
+        f"tied: expected True for a cell whose gates are not layers of their own, got False for "
         f"{type(cell).__name__}; write tied=True"
     )
-
-
-def split(key, number):
-    """Keys of the parts of a mask; the key itself where there is one part."""
-    masks.check_key(key)
-    return [key] if number == 1 else list(jax.random.split(masks.typed(key), number))

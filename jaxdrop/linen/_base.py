@@ -1,20 +1,17 @@
 """What the classes share: resolve the switch, find the key, call the function."""
 
-import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
 
+from jaxdrop.functional._modules import Role, forward
 from jaxdrop.masks import _internal as masks
 
-# What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
+# What an adapter of mc has decided for dropout modules while one is at work, else None. jit
 # finds a function by it, too: a part of the model may have been compiled for other decisions.
 adapted = jax.make_user_context(default_value=None)
-
-_COMMON = {"rate", "deterministic", "rng_collection", "parent", "name"}
 
 
 class Dropper(nn.Module):
@@ -24,45 +21,37 @@ class Dropper(nn.Module):
     """
 
     function: ClassVar[Callable[..., Any]]
-    # True if the rate fixes an output shape, so that an adapter must not override it.
-    rate_decides_shapes = False
+    mc_role: ClassVar[Role] = "drops"
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Drops from ``inputs``.
 
         Args:
             inputs: array of the shape that the class names.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
-    def call(self, inputs, deterministic, rng):
+    def call(self, deterministic: Any, rng: Any, *inputs: Any) -> Any:
         """What ``__call__`` does, for a class that documents its own."""
         flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rng), inputs, flag)
+        return self.drop(find_key(self, flag, rng), *inputs, deterministic=flag)
 
-    def resolve(self, deterministic):
+    def resolve(self, deterministic: Any) -> Any:
         """The flag of a call, from its argument and the field."""
         return nn.merge_param("deterministic", self.deterministic, deterministic)  # pyright: ignore
 
-    def drop(self, key, inputs, deterministic):
-        """Calls the function of this class with its fields."""
-        own = {name: getattr(self, name) for name in _own_fields(type(self))}
-        return self.function(key, inputs, self.rate, deterministic=deterministic, **own)
+    def drop(self, *args: Any, **kwargs: Any) -> Any:
+        """``drop(key, *inputs, deterministic=flag)``: what the call gives, once both are known."""
+        return forward(type(self).function, self, *args, **kwargs)
 
 
-@functools.cache
-def _own_fields(cls):
-    """The fields that the function of a class takes by name."""
-    return [field.name for field in dataclasses.fields(cls) if field.name not in _COMMON]
-
-
-def find_key(module, deterministic, rng):
+def find_key(module: Any, deterministic: Any, rng: Any) -> Any:
     """The key given in the call, else one of the module's collection; None if none is drawn."""
     if rng is None and masks.draws(module.rate, deterministic):
         return module.make_rng(module.rng_collection)
@@ -74,13 +63,13 @@ class Wrapper(Dropper):
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *args: Any, deterministic: bool | None = None, rng: Any = None, **kwargs: Any
-    ):
+    ) -> Any:
         """Calls the wrapped module, if the class does not skip it.
 
         Args:
             *args: arguments of the wrapped module, the one that goes around it first.
             deterministic: as the field, for this call; the wrapped module does not get it.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
             **kwargs: keyword arguments of the wrapped module, handed on as they are.
 
         Returns:
@@ -89,8 +78,3 @@ class Wrapper(Dropper):
         flag = self.resolve(deterministic)
         key = None if self.is_initializing() else find_key(self, flag, rng)
         return self.drop(key, args, kwargs, deterministic=self.is_initializing() or flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, args, kwargs, deterministic
-    ):
-        raise NotImplementedError

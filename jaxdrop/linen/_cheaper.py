@@ -9,16 +9,19 @@ from flax import linen as nn
 
 from jaxdrop import functional
 from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
+from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Dropper, Wrapper
+
+__all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
 
 
 class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.
 
-    The parameters are those of the block, under the name ``block`` or, if it is made in a
-    compact model, its own; initialising skips nothing.
-    A block that is skipped is not computed. One whose call makes new variables, such as sown ones,
-    cannot be skipped in a compiled program. Further arguments of a call go to the block.
+    The parameters are those of the block, under the name ``block`` or, if it is made in a compact
+    model, its own; initialising skips nothing. A block that is skipped is not computed. One whose
+    call makes new variables, such as sown ones, cannot be skipped in a compiled program. Further
+    arguments of a call go to the block. See `jaxdrop.layer_drop` for the paper.
 
     Attributes:
         block: module whose output is like its first input.
@@ -33,10 +36,6 @@ class LayerDrop(Wrapper):
         >>> variables = layer.init(jax.random.key(0), x)
         >>> layer.apply(variables, x, rngs={"dropout": jax.random.key(1)}).shape
         (8, 4)
-
-    References:
-        Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section
-        3.2.
     """
 
     block: nn.Module
@@ -45,10 +44,10 @@ class LayerDrop(Wrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    def drop(self, key, args, kwargs, deterministic):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         x, *others = args
 
-        def call(block, x):
+        def call(block: Any, x: Any) -> Any:
             return block(x, *others, **kwargs)
 
         return _layer_drop.run_or_skip(
@@ -59,9 +58,9 @@ class LayerDrop(Wrapper):
 class SubsetResidual(Wrapper):
     """Adds a residual branch that is computed for a random subset of the examples alone.
 
-    The parameters are those of the branch, under the name ``branch`` or, if it is made in a
-    compact model, its own; initialising drops nothing.
-    Further arguments of a call are arrays with the same axis of examples, such as masks.
+    The parameters are those of the branch, under the name ``branch`` or, if it is made in a compact
+    model, its own; initialising drops nothing. Further arguments of a call are arrays with the same
+    axis of examples, such as masks. See `jaxdrop.subset_residual` for the paper.
 
     Attributes:
         branch: module from ``(K, ...)`` to ``(K, ...)`` that does not add its input.
@@ -78,10 +77,6 @@ class SubsetResidual(Wrapper):
         >>> y = layer.apply(variables, x, rngs={"dropout": jax.random.key(1)})
         >>> int((y == x).all(axis=1).sum())
         4
-
-    References:
-        Oquab et al., "DINOv2: learning robust visual features without supervision", 2023,
-        section 5, efficient stochastic depth.
     """
 
     branch: nn.Module
@@ -91,10 +86,10 @@ class SubsetResidual(Wrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
-    def drop(self, key, args, kwargs, deterministic):
-        def call(branch, *arrays):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
+        def call(branch: Any, *arrays: Any) -> Any:
             return branch(*arrays, **kwargs)
 
         args, split = _subset_residual.plan(
@@ -109,13 +104,14 @@ class ThinnedMLP(Dropper):
     """Dense layers of which a random share of the hidden units is computed, and the rest is not.
 
     The parameters are those of as many ``nn.Dense`` in one compact module: ``Dense_0`` and so on;
-    where hidden layers are gated, each has two, the gate first.
+    where hidden layers are gated, each has two, the gate first. See `jaxdrop.thinned_mlp` for the
+    paper.
 
     Attributes:
         hidden_features: units of the hidden layer, or of each of several.
         features: units of the last layer.
         rate: share of the hidden units to leave out, in [0, 1], a Python number.
-        activation: function of the hidden units, entry by entry.
+        activation: function of the hidden units, element by element.
         num_groups: number of equal parts of the batch, each with a sub-network of its own.
         gated: whether hidden units are ``activation(gate) * value``.
         use_bias: whether layers add a bias.
@@ -133,10 +129,6 @@ class ThinnedMLP(Dropper):
         {'bias': (16,), 'kernel': (4, 16)}
         >>> layer.apply(variables, jnp.ones((3, 4)), rngs={"dropout": jax.random.key(1)}).shape
         (3, 2)
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
     hidden_features: int | Sequence[int]
@@ -153,29 +145,22 @@ class ThinnedMLP(Dropper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         hidden = self.hidden_features
         hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
         inputs = _thinned_mlp.cast(inputs, self.dtype)
         layers, number, width = [], 0, inputs.shape[-1]
-        for own in (*hidden, self.features):
+        for units in (*hidden, self.features):
             count = 2 if self.gated and len(layers) < len(hidden) else 1
-            dense = [self._dense(number + i)(width, own) for i in range(count)]
+            dense = [self._dense(number + i)(width, units) for i in range(count)]
             layers.append(tuple(dense) if count > 1 else dense[0])
-            number, width = number + count, own
-        return functional.thinned_mlp(
-            key,
-            inputs,
-            layers,
-            self.rate,
-            deterministic=True if self.is_initializing() else deterministic,
-            activation=self.activation,
-            num_groups=self.num_groups,
-        )
+            number, width = number + count, units
+        flag = True if self.is_initializing() else deterministic
+        return forward(functional.thinned_mlp, self, key, inputs, layers, deterministic=flag)
 
-    def _dense(self, number):
+    def _dense(self, number: int) -> "_Dense":
         return _Dense(
             self.use_bias,
             self.param_dtype,
@@ -185,19 +170,19 @@ class ThinnedMLP(Dropper):
         )
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Runs the layers, with a share of the hidden units.
 
         Args:
             inputs: floating or complex array of shape ``(..., D)``, with examples on axis 0 if
                 there are groups.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array of shape ``(..., F)`` with the dtype of ``inputs``, F the width of the last layer.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class _Dense(nn.Module):
@@ -209,7 +194,7 @@ class _Dense(nn.Module):
     bias_init: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, width, units):
+    def __call__(self, width: int, units: int) -> dict[str, jax.Array]:
         dense = {"kernel": self.param("kernel", self.kernel_init, (width, units), self.param_dtype)}
         if self.use_bias:
             dense["bias"] = self.param("bias", self.bias_init, (units,), self.param_dtype)

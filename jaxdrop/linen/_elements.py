@@ -1,19 +1,24 @@
 """Dropout of single elements."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
 
 from jaxdrop import functional
+from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Dropper, find_key
+
+__all__ = ["AlphaDropout", "Dropout", "MCDropout"]
 
 
 class Dropout(nn.Dropout):
     """Drop-in for ``flax.linen.Dropout``: same fields, same call, same errors.
 
     A subclass of it, so code that looks for Flax's class finds this one. Beyond Flax's, ``rate``
-    and ``deterministic`` may be traced and arrays may be sharded explicitly.
+    and ``deterministic`` may be traced and arrays may be sharded explicitly. See `jaxdrop.dropout`
+    for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -26,20 +31,16 @@ class Dropout(nn.Dropout):
         >>> y = layer.apply({}, jnp.ones((2, 8)), rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in y.ravel()})
         [0.0, 2.0]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
-        """Drops entries of ``inputs``.
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
+        """Drops elements of ``inputs``.
 
         Args:
             inputs: floating or complex array of any shape.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
@@ -52,7 +53,8 @@ class MCDropout(Dropper):
 
     It obeys only a ``deterministic`` of its own: the field, or one that is passed to this call.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.mc_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -65,10 +67,6 @@ class MCDropout(Dropper):
         >>> y = layer.apply({}, jnp.ones((2, 8)), rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in y.ravel()})
         [0.0, 2.0]
-
-    References:
-        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
-        deep learning", 2016, eq. 6.
     """
 
     rate: float
@@ -77,15 +75,17 @@ class MCDropout(Dropper):
     rng_collection: str = "dropout"
 
     function = staticmethod(functional.mc_dropout)
+    mc_role = "always on"
 
-    def resolve(self, deterministic):
+    def resolve(self, deterministic: Any) -> Any:
         return self.deterministic if deterministic is None else deterministic
 
 
 class AlphaDropout(Dropper):
-    """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
+    """Drops elements to SELU's saturation and keeps mean 0 and variance 1.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.alpha_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -97,9 +97,6 @@ class AlphaDropout(Dropper):
         >>> y = layer.apply({}, jnp.zeros((2, 8)), rngs={"dropout": jax.random.key(0)})
         >>> [round(float(v), 4) for v in jnp.unique(y)]
         [-0.7792, 0.7792]
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     rate: float
@@ -109,18 +106,11 @@ class AlphaDropout(Dropper):
     function = staticmethod(functional.alpha_dropout)
 
 
-def call_dropout(module, inputs, deterministic=None, rng=None):
+def call_dropout(module: Any, inputs: Any, deterministic: Any = None, rng: Any = None) -> Any:
     """The call of `Dropout`, for any module that has its fields."""
     flag = nn.merge_param("deterministic", module.deterministic, deterministic)
-    return drop_entries(module, find_key(module, flag, rng), inputs, flag)
+    return drop_entries(module, find_key(module, flag, rng), inputs, deterministic=flag)
 
 
-def drop_entries(module, key, inputs, deterministic):
-    """`dropout` with the fields of a ``flax.linen.Dropout``."""
-    return functional.dropout(
-        key,
-        inputs,
-        module.rate,
-        deterministic=deterministic,
-        broadcast_dims=module.broadcast_dims,
-    )
+# `dropout` with the fields of a ``flax.linen.Dropout``.
+drop_entries = functools.partial(forward, functional.dropout)

@@ -1,5 +1,7 @@
 """Dropout and noise whose rate or variance is learned."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -7,9 +9,11 @@ from jaxdrop import functional
 from jaxdrop.functional import _concrete_dropout
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
+
 
 class ConcreteDropout(Dropper):
-    """Drops entries softly, at a rate that is a parameter and learned with the others.
+    """Drops elements softly, at a rate that is a parameter and learned with the others.
 
     The parameter ``rate_logit`` is a float32 scalar. The negative entropy of the decisions,
     ``num_features * (p log p + (1 - p) log(1 - p))``, is sown as ``entropy_term`` into the
@@ -28,7 +32,8 @@ class ConcreteDropout(Dropper):
 
     See `jaxdrop.concrete_regularizer` for both weights.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.concrete_dropout` for the paper.
 
     Attributes:
         init_rate: rate that learning starts from, in (0, 1).
@@ -42,9 +47,6 @@ class ConcreteDropout(Dropper):
         >>> variables = layer.init(keys, jnp.ones((2, 8)))
         >>> round(float(jax.nn.sigmoid(variables["params"]["rate_logit"])), 4)
         0.1
-
-    References:
-        Gal, Hron & Kendall, "Concrete dropout", 2017.
     """
 
     init_rate: float = 0.1
@@ -54,7 +56,7 @@ class ConcreteDropout(Dropper):
 
     rate = None  # known to the parameters alone
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         logit = _concrete_dropout.logit_of(self.init_rate)
         rate_logit = self.param("rate_logit", nn.initializers.constant(logit), (), jnp.float32)
         if not self.is_initializing():
@@ -111,7 +113,7 @@ class VariationalGaussianDropout(Dropper):
 
     rate = None  # there is no probability of dropping
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         start = nn.initializers.constant(self.init_log_alpha)
         log_alpha = self.param("log_alpha", start, inputs.shape[-1:], jnp.float32)
         return functional.variational_gaussian_dropout(

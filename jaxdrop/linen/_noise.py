@@ -9,11 +9,14 @@ from jaxdrop import functional
 from jaxdrop.functional import _gaussian_noise
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["GaussianDropout", "GaussianNoise"]
+
 
 class GaussianDropout(Dropper):
-    """Multiplies entries by Gaussian noise with the mean and the variance of dropout.
+    """Multiplies elements by Gaussian noise with the mean and the variance of dropout.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.gaussian_dropout` for the paper.
 
     Attributes:
         rate: rate of the dropout with the same variance, in [0, 1].
@@ -26,10 +29,6 @@ class GaussianDropout(Dropper):
         >>> y = layer.apply({}, jnp.ones(10_000), rngs={"dropout": jax.random.key(0)})
         >>> [round(float(v), 1) for v in (y.mean(), y.std())]
         [1.0, 0.5]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 10.
     """
 
     rate: float
@@ -43,6 +42,8 @@ class GaussianDropout(Dropper):
 class GaussianNoise(Dropper):
     """Adds Gaussian noise of a given standard deviation.
 
+    See `jaxdrop.gaussian_noise` for the paper.
+
     Attributes:
         stddev: standard deviation, at least 0, in the unit of the inputs.
         broadcast_dims: axes that share their noise.
@@ -54,9 +55,6 @@ class GaussianNoise(Dropper):
         >>> y = layer.apply({}, jnp.ones(10_000), rngs={"dropout": jax.random.key(0)})
         >>> [round(float(v), 1) for v in (y.mean(), y.std())]
         [1.0, 0.5]
-
-    References:
-        Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995.
     """
 
     stddev: float
@@ -64,30 +62,23 @@ class GaussianNoise(Dropper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
+    function = staticmethod(functional.gaussian_noise)
+
     @property
-    def rate(self):
+    def rate(self) -> Any:
         """What tells whether noise is drawn."""
         return _gaussian_noise.equal_rate(self.stddev)
 
-    def drop(self, key, inputs, deterministic):
-        return functional.gaussian_noise(
-            key,
-            inputs,
-            self.stddev,
-            deterministic=deterministic,
-            broadcast_dims=self.broadcast_dims,
-        )
-
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Adds noise to ``inputs``.
 
         Args:
             inputs: floating array of any shape.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)

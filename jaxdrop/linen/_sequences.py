@@ -5,14 +5,16 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.linen._base import Dropper, find_key
+from jaxdrop.linen._base import Dropper
+
+__all__ = ["EmbeddingDropout", "TokenDropout", "VariationalDropout", "WordDropout", "Zoneout"]
 
 
 class VariationalDropout(Dropper):
-    """Drops the same entries at every time step of a sequence.
+    """Drops the same elements at every time step of a sequence.
 
     Takes floating or complex arrays of shape ``(B, L, C)``, or with the time axis elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.variational_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -26,10 +28,6 @@ class VariationalDropout(Dropper):
         >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.
     """
 
     rate: float
@@ -44,7 +42,7 @@ class EmbeddingDropout(Dropper):
     """Drops whole words from an embedding table; call it with the table, before the look-up.
 
     Takes a table of V words, a floating or complex array of shape ``(V, D)``, and keeps shape and
-    dtype.
+    dtype. See `jaxdrop.embedding_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping a word, in [0, 1].
@@ -56,10 +54,6 @@ class EmbeddingDropout(Dropper):
         >>> table = layer.apply({}, jnp.ones((100, 4)), rngs={"dropout": jax.random.key(0)})
         >>> bool((table == table[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.2.
     """
 
     rate: float
@@ -71,6 +65,8 @@ class EmbeddingDropout(Dropper):
 
 class WordDropout(Dropper):
     """Replaces integer tokens at random by the one of an unknown word.
+
+    See `jaxdrop.word_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -84,10 +80,6 @@ class WordDropout(Dropper):
         >>> y = layer.apply({}, tokens, rngs={"dropout": jax.random.key(0)})
         >>> sorted({int(v) for v in y.ravel()})
         [1, 7]
-
-    References:
-        Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification",
-        2015, section 3.1.
     """
 
     rate: float
@@ -98,22 +90,24 @@ class WordDropout(Dropper):
     function = staticmethod(functional.word_dropout)
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Replaces tokens of ``inputs``.
 
         Args:
             inputs: integer array of token ids, of any shape.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class TokenDropout(Dropper):
     """Leaves out a share of the tokens of each example; returns the pair ``(kept, indices)``.
+
+    See `jaxdrop.token_dropout` for the paper.
 
     Attributes:
         rate: share of the tokens behind the prefix to leave out, in [0, 1], a Python number.
@@ -128,9 +122,6 @@ class TokenDropout(Dropper):
         >>> kept, indices = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> kept.shape, indices.shape
         ((2, 5, 4), (2, 5))
-
-    References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
     rate: float
@@ -140,26 +131,28 @@ class TokenDropout(Dropper):
     rng_collection: str = "dropout"
 
     function = staticmethod(functional.token_dropout)
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
         """Leaves out tokens of ``inputs``.
 
         Args:
             inputs: floating or complex array of shape ``(B, L, D)``.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             The pair ``(kept, indices)``: an array of shape ``(B, K, D)`` with the dtype of
             ``inputs``, and an int32 array of shape ``(B, K)``, the place of each kept token.
         """
-        return self.call(inputs, deterministic, rng)
+        return self.call(deterministic, rng, inputs)
 
 
 class Zoneout(Dropper):
-    """Keeps the old value of entries of a recurrent state; the mean of both when switched off.
+    """Keeps the old value of elements of a recurrent state; the mean of both when switched off.
+
+    See `jaxdrop.zoneout` for the paper.
 
     Attributes:
         rate: probability of keeping the old value, in [0, 1].
@@ -172,10 +165,6 @@ class Zoneout(Dropper):
         >>> h = layer.apply({}, old, new, rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in h.ravel()})
         [0.0, 1.0]
-
-    References:
-        Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
-        2017, eq. 2.
     """
 
     rate: float
@@ -186,23 +175,17 @@ class Zoneout(Dropper):
 
     @nn.compact
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, h_old, h_new, deterministic: bool | None = None, rng: Any = None
-    ):
-        """Chooses between the entries of two states.
+        self, h_old: Any, h_new: Any, deterministic: bool | None = None, rng: Any = None
+    ) -> Any:
+        """Chooses between the elements of two states.
 
         Args:
             h_old: state before the step, a floating or complex array of any shape.
             h_new: state after it, of the same shape and dtype.
             deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
+            rng: key to use instead of one from ``rng_collection``.
 
         Returns:
             Array with the shape and dtype of the states.
         """
-        flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rng), h_old, h_new, flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, h_old, h_new, deterministic
-    ):
-        return self.function(key, h_old, h_new, self.rate, deterministic=deterministic)
+        return self.call(deterministic, rng, h_old, h_new)

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from jaxdrop import functional
 from jaxdrop.linen._base import Dropper
 
+__all__ = ["DropBlock", "DropPath", "FeatureAlphaDropout", "SpatialDropout"]
+
 
 class SpatialDropout(Dropper):
     """Drops whole feature maps of each example: one decision for all positions in space.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.spatial_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; give it here or in the call.
         rng_collection: collection that the key is taken from.
 
@@ -25,10 +27,6 @@ class SpatialDropout(Dropper):
         >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1, :1, :]).all())
         True
-
-    References:
-        Tompson et al., "Efficient object localization using convolutional networks", 2015,
-        section 3.2.
     """
 
     rate: float
@@ -44,12 +42,12 @@ class FeatureAlphaDropout(Dropper):
     """Drops whole feature maps to SELU's saturation and keeps mean 0 and variance 1.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.feature_alpha_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; give it here or in the call.
         rng_collection: collection that the key is taken from.
 
@@ -59,9 +57,6 @@ class FeatureAlphaDropout(Dropper):
         >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1, :1, :]).all())
         True
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     rate: float
@@ -77,13 +72,13 @@ class DropBlock(Dropper):
     """Drops contiguous blocks of each feature map, in 1, 2 or 3 axes of space.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.drop_block` for the paper.
 
     Attributes:
-        rate: probability that an entry is dropped, in [0, 1].
+        rate: probability that an element is dropped, in [0, 1].
         block_size: size of a block along all axes in space, or one for each.
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; give it here or in the call.
         rng_collection: collection that the key is taken from.
 
@@ -92,10 +87,6 @@ class DropBlock(Dropper):
         >>> x = jnp.ones((2, 8, 8, 4))
         >>> layer.apply({}, x, rngs={"dropout": jax.random.key(0)}).shape
         (2, 8, 8, 4)
-
-    References:
-        Ghiasi et al., "DropBlock: a regularization method for convolutional networks", 2018,
-        algorithm 1.
     """
 
     rate: float
@@ -112,7 +103,7 @@ class DropPath(Dropper):
     """Drops whole examples of a residual branch: stochastic depth.
 
     Takes the output of the branch, a floating or complex array of shape ``(B, ...)`` or with its
-    axis of examples elsewhere, and keeps shape and dtype.
+    axis of examples elsewhere, and keeps shape and dtype. See `jaxdrop.drop_path` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -126,9 +117,6 @@ class DropPath(Dropper):
         >>> y = layer.apply({}, jnp.ones((8, 3)), rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Huang et al., "Deep networks with stochastic depth", 2016, eq. 2.
     """
 
     rate: float

@@ -6,14 +6,18 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
+from jaxdrop.functional._modules import forward
 from jaxdrop.linen._base import Wrapper
+
+__all__ = ["DropConnect"]
 
 
 class DropConnect(Wrapper):
-    """Runs any layer with weights dropped at random, anew in each call.
+    """Runs any layer with weights dropped at random, again in each call.
 
-    The parameters are those of the layer, under the name ``layer``, and never changed;
-    initialising drops nothing. The weights serve the whole batch of the call.
+    The parameters are those of the layer, under the name ``layer``, and never changed; initialising
+    drops nothing. The weights serve the whole batch of the call. See `jaxdrop.drop_connect` for the
+    paper.
 
     Attributes:
         layer: module whose parameters are dropped from.
@@ -32,30 +36,23 @@ class DropConnect(Wrapper):
         >>> rngs = {"dropout": jax.random.key(1)}
         >>> layer.apply(variables, jnp.ones((2, 4)), rngs=rngs).shape
         (2, 8)
-
-    References:
-        Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4.
     """
 
     layer: nn.Module
     rate: float
-    where: Callable[[tuple, Any], bool] | None = None
+    where: Callable[[tuple[Any, ...], Any], bool] | None = None
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    def drop(self, key, args, kwargs, deterministic):
-        def dropped(variables):
-            return {
-                "params": functional.drop_connect(
-                    key,
-                    variables["params"],
-                    self.rate,
-                    deterministic=deterministic,
-                    where=self.where,
-                )
-            }
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
+        def dropped(variables: Any) -> Any:
+            params = variables["params"]
+            params = forward(
+                functional.drop_connect, self, key, params, deterministic=deterministic
+            )
+            return {"params": params}
 
-        def call(layer):
+        def call(layer: Any) -> Any:
             return layer(*args, **kwargs)
 
         if deterministic is not True:

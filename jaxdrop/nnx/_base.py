@@ -1,31 +1,31 @@
 """What the classes share: keep a stream, resolve the switch, find the key, call the function."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 from flax import nnx
 from jax import lax
 
+from jaxdrop.functional._modules import Role, forward
 from jaxdrop.masks import _internal as masks
+
+_T = TypeVar("_T")
 
 
 class Dropper(nnx.Module):
-    """A module with a rate and a stream of keys of its own, forked from the given one."""
+    """A module with a stream of keys of its own, whose call is that of ``function``.
 
-    # True if the rate fixes an output shape, so that an adapter must not override it.
-    rate_decides_shapes = False
+    The attributes that the function names are its keyword arguments.
+    """
 
-    def __init__(self, rate, rng_collection, rngs):
-        if rate is not None:  # otherwise the class says what its rate is
-            self.rate = rate
-        self.rng_collection = rng_collection
-        self.fork(rngs)
+    function: ClassVar[Callable[..., Any]]
+    mc_role: ClassVar[Role] = "drops"
+    rng_collection: str
 
-    def fork(self, rngs):
-        """Keeps a stream of its own."""
+    def fork(self, rngs: Any) -> None:
+        """Keeps a stream of its own, forked from the given one."""
         if isinstance(rngs, nnx.Rngs):
             self.rngs = rngs[self.rng_collection].fork()
         elif isinstance(rngs, nnx.RngStream):
@@ -38,41 +38,51 @@ class Dropper(nnx.Module):
                 "Write rngs=nnx.Rngs(0)."
             )
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Drops from ``inputs``.
 
         Args:
             inputs: array of the shape that the class names.
             deterministic: overrides the constructor's for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
-    def call(self, inputs, deterministic, rngs):
+    def call(self, deterministic: Any, rngs: Any, *inputs: Any) -> Any:
         """What ``__call__`` does, for a class that documents its own."""
         flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rngs), inputs, flag)
+        return self.drop(find_key(self, flag, rngs), *inputs, deterministic=flag)
 
-    def resolve(self, deterministic):
+    def resolve(self, deterministic: Any) -> Any:
         """The flag of a call, from its argument and the attribute."""
         return resolve(self, deterministic)
 
-    def drop(self, key, inputs, deterministic):
-        """Calls the function of this class with its attributes."""
-        raise NotImplementedError
+    def drop(self, *args: Any, **kwargs: Any) -> Any:
+        """``drop(key, *inputs, deterministic=flag)``: what the call gives, once both are known."""
+        return forward(type(self).function, self, *args, **kwargs)
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
+def layer(cls: type[_T]) -> type[_T]:
+    """Makes a dataclass of a module: its fields are arguments by name."""
+    return dataclasses.dataclass(eq=False, repr=False, kw_only=True)(cls)
+
+
+@layer
 class Switchable(Dropper):
     """A `Dropper` that ``train()``, ``eval()`` and ``nnx.view`` switch on and off."""
 
-    def __init__(self, rate, deterministic, rng_collection, rngs):
-        super().__init__(rate, rng_collection, rngs)
-        self.deterministic = deterministic
+    deterministic: bool | None = False
+    rng_collection: str = "dropout"
+    rngs: dataclasses.InitVar[nnx.Rngs | nnx.RngStream | None] = None
 
-    def set_view(self, deterministic: bool | None = None):
+    def __post_init__(self, rngs: Any) -> None:
+        self.fork(rngs)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
         """Class method used by ``nnx.view``.
 
         Args:
@@ -82,29 +92,11 @@ class Switchable(Dropper):
             self.deterministic = deterministic
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
-def layer(cls):
-    """Makes a dataclass of a module: its fields are arguments by name."""
-    return dataclasses.dataclass(eq=False, repr=False, kw_only=True)(cls)
-
-
 @layer
 class Layer(Switchable):
-    """A module whose call is that of ``function``, with its own fields as keyword arguments."""
-
-    function: ClassVar[Callable[..., Any]]
+    """A `Switchable` with a rate, its one argument by place."""
 
     rate: float = dataclasses.field(kw_only=False)
-    deterministic: bool | None = False
-    rng_collection: str = "dropout"
-    rngs: dataclasses.InitVar[nnx.Rngs | nnx.RngStream | None] = None
-
-    def __post_init__(self, rngs):
-        self.fork(rngs)
-
-    def drop(self, key, inputs, deterministic):
-        own = {name: getattr(self, name) for name in _own_fields(type(self))}
-        return self.function(key, inputs, self.rate, deterministic=deterministic, **own)
 
 
 class Wrapper(Switchable):
@@ -112,14 +104,14 @@ class Wrapper(Switchable):
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *args: Any, deterministic: bool | None = None, rngs: Any = None, **kwargs: Any
-    ):
+    ) -> Any:
         """Calls the wrapped module, if the class does not skip it.
 
         Args:
             *args: arguments of the wrapped module, the one that goes around it first.
             deterministic: overrides the attribute for this call; the wrapped module does not get
                 it.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
             **kwargs: keyword arguments of the wrapped module, handed on as they are.
 
         Returns:
@@ -128,20 +120,8 @@ class Wrapper(Switchable):
         flag = self.resolve(deterministic)
         return self.drop(find_key(self, flag, rngs), args, kwargs, deterministic=flag)
 
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, args, kwargs, deterministic
-    ):
-        raise NotImplementedError
 
-
-@functools.cache
-def _own_fields(cls):
-    """The fields that the function of a class takes by name."""
-    common = {field.name for field in dataclasses.fields(Layer)}
-    return [field.name for field in dataclasses.fields(cls) if field.name not in common]
-
-
-def resolve(module, deterministic):
+def resolve(module: Any, deterministic: Any) -> Any:
     """The flag of this call: its argument, else the module's attribute."""
     if deterministic is None:
         deterministic = module.deterministic
@@ -155,7 +135,7 @@ def resolve(module, deterministic):
     return deterministic
 
 
-def find_key(module, deterministic, rngs):
+def find_key(module: Any, deterministic: Any, rngs: Any) -> Any:
     """The key of the call, or one from the stream of the call or of the module; None if unused."""
     if not masks.draws(module.rate, deterministic):
         return None
@@ -179,24 +159,26 @@ def find_key(module, deterministic, rngs):
     )
 
 
-def traced_cond(flag, first, second, module):
-    """``first(module)`` where a traced flag is true, else ``second(module)``; one of them runs.
+def traced_cond(
+    flag: Any, first: Callable[..., Any], second: Callable[..., Any], module: nnx.Module
+) -> Any:
+    """``first(module)`` if a traced flag is true, else ``second(module)``; one of them runs.
 
-    The module is written to only where one of both would change it: the transforms of JAX refuse
+    The module is written to only if one of both would change it: the transforms of JAX refuse
     to write, even the same.
     """
     graph, state = nnx.split(module)
     before = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
-    def run(function):
+    def run(function: Callable[..., Any]) -> tuple[Any, dict[Any, Any]]:
         copy = nnx.merge(graph, state, copy=True)
         output = function(copy)
         after = dict(nnx.to_flat_state(nnx.state(copy)))
         return output, {path: after[path].get_value() for path in before}
 
-    changed = set()
+    changed: set[Any] = set()
 
-    def note_changes(function):
+    def note_changes(function: Callable[..., Any]) -> Any:
         output, after = run(function)
         changed.update(path for path in before if after[path] is not before[path])
         return output
@@ -204,7 +186,7 @@ def traced_cond(flag, first, second, module):
     for function in (first, second):
         jax.eval_shape(lambda function=function: note_changes(function))
 
-    def branch(function):
+    def branch(function: Callable[..., Any]) -> tuple[Any, dict[Any, Any]]:
         output, after = run(function)
         return output, {path: after[path] for path in changed}
 
@@ -217,7 +199,7 @@ def traced_cond(flag, first, second, module):
     return output
 
 
-def update_changed(layer, before, after):
+def update_changed(layer: Any, before: Any, after: Any) -> None:
     """Gives the layer what differs: the transforms of JAX refuse to write to it, even the same."""
     values = {path: variable.get_value() for path, variable in nnx.to_flat_state(before)}
     changed = [

@@ -1,5 +1,6 @@
 """Dropout that makes a training step cheaper: what is dropped is not computed."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,14 +11,18 @@ from flax import nnx
 
 from jaxdrop import functional
 from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
-from jaxdrop.nnx._base import Switchable, Wrapper, traced_cond
+from jaxdrop.functional._modules import forward
+from jaxdrop.nnx._base import Switchable, Wrapper, layer, traced_cond
+
+__all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
 
 
+@layer
 class LayerDrop(Wrapper):
     """Runs a whole block, its residual connection included, or skips it and returns its input.
 
     A block that is skipped is not computed, and changes nothing of its own. Further arguments of a
-    call go to the block.
+    call go to the block. See `jaxdrop.layer_drop` for the paper.
 
     Args:
         block: module whose output is like its first input.
@@ -32,30 +37,16 @@ class LayerDrop(Wrapper):
         >>> x = jnp.ones((8, 4))
         >>> len({layer(x).tobytes() for _ in range(20)})  # the block's, and x
         2
-
-    References:
-        Fan et al., "Reducing transformer depth on demand with structured dropout", 2020, section
-        3.2.
     """
 
-    def __init__(
-        self,
-        block: nnx.Module,
-        rate: Any,
-        *,
-        rescale: bool = False,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
-        self.block = block
-        self.rescale = rescale
+    block: nnx.Module = dataclasses.field(kw_only=False)
+    rate: Any = dataclasses.field(kw_only=False)
+    rescale: bool = False
 
-    def drop(self, key, args, kwargs, deterministic):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         x, *others = args
 
-        def call(block, x):
+        def call(block: Any, x: Any) -> Any:
             return block(x, *others, **kwargs)
 
         return _layer_drop.run_or_skip(
@@ -70,10 +61,12 @@ class LayerDrop(Wrapper):
         )
 
 
+@layer
 class SubsetResidual(Wrapper):
     """Adds a residual branch that is computed for a random subset of the examples alone.
 
-    Further arguments of a call are arrays with the same axis of examples, such as masks.
+    Further arguments of a call are arrays with the same axis of examples, such as masks. See
+    `jaxdrop.subset_residual` for the paper.
 
     Args:
         branch: module from ``(K, ...)`` to ``(K, ...)`` that does not add its input.
@@ -89,32 +82,17 @@ class SubsetResidual(Wrapper):
         >>> x = jnp.ones((8, 4))
         >>> int((layer(x) == x).all(axis=1).sum())
         4
-
-    References:
-        Oquab et al., "DINOv2: learning robust visual features without supervision", 2023,
-        section 5, efficient stochastic depth.
     """
 
-    rate_decides_shapes = True
+    branch: nnx.Module = dataclasses.field(kw_only=False)
+    rate: float = dataclasses.field(kw_only=False)
+    batch_axis: int = 0
+    num_groups: int = 1
 
-    def __init__(
-        self,
-        branch: nnx.Module,
-        rate: float,
-        *,
-        batch_axis: int = 0,
-        num_groups: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
-        self.branch = branch
-        self.batch_axis = batch_axis
-        self.num_groups = num_groups
+    mc_role = "drops shapes"
 
-    def drop(self, key, args, kwargs, deterministic):
-        def call(branch, *arrays):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
+        def call(branch: Any, *arrays: Any) -> Any:
             return branch(*arrays, **kwargs)
 
         args, split = _subset_residual.plan(
@@ -132,14 +110,14 @@ class ThinnedMLP(Switchable):
     """Dense layers of which a random share of the hidden units is computed, and the rest is not.
 
     ``layers`` is a list of as many ``nnx.Linear``; where hidden layers are gated, each has two, the
-    gate first.
+    gate first. See `jaxdrop.thinned_mlp` for the paper.
 
     Args:
         in_features: features that come in.
         hidden_features: units of the hidden layer, or of each of several.
         features: units of the last layer.
         rate: share of the hidden units to leave out, in [0, 1], a Python number.
-        activation: function of the hidden units, entry by entry.
+        activation: function of the hidden units, element by element.
         num_groups: number of equal parts of the batch, each with a sub-network of its own.
         gated: whether hidden units are ``activation(gate) * value``.
         use_bias: whether layers add a bias.
@@ -155,13 +133,9 @@ class ThinnedMLP(Switchable):
         >>> layer = ThinnedMLP(4, 16, 2, 0.5, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((3, 4))).shape
         (3, 2)
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     def __init__(
         self,
@@ -181,8 +155,9 @@ class ThinnedMLP(Switchable):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
+    ) -> None:
+        super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
+        self.rate = rate
         self.activation = activation
         self.num_groups = num_groups
         self.gated = gated
@@ -196,36 +171,31 @@ class ThinnedMLP(Switchable):
             [nnx.Linear(*s, use_bias=use_bias, rngs=rngs, **options) for s in shapes]
         )
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         dense = [_arrays(layer) for layer in self.layers]
         if self.gated:
             pairs = list(zip(dense[:-1:2], dense[1:-1:2]))
             dense = [*pairs, dense[-1]]
-        return functional.thinned_mlp(
-            key,
-            _thinned_mlp.cast(inputs, self.dtype),
-            dense,
-            self.rate,
-            deterministic=deterministic,
-            activation=self.activation,
-            num_groups=self.num_groups,
+        inputs = _thinned_mlp.cast(inputs, self.dtype)
+        return forward(
+            functional.thinned_mlp, self, key, inputs, dense, deterministic=deterministic
         )
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Runs the layers, with a share of the hidden units.
 
         Args:
             inputs: floating or complex array of shape ``(..., D)``, with examples on axis 0 if
                 there are groups.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array of shape ``(..., F)`` with the dtype of ``inputs``, F the width of the last layer.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
-def _arrays(linear):
+def _arrays(linear: Any) -> dict[str, Any]:
     arrays = {"kernel": linear.kernel[...]}
     return arrays if linear.bias is None else {**arrays, "bias": linear.bias[...]}

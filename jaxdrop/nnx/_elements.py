@@ -6,7 +6,10 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
+from jaxdrop.functional._modules import forward
 from jaxdrop.nnx._base import Dropper, Layer, find_key, layer, resolve
+
+__all__ = ["AlphaDropout", "Dropout", "MCDropout"]
 
 
 class Dropout(nnx.Dropout):
@@ -14,7 +17,7 @@ class Dropout(nnx.Dropout):
 
     A subclass of it, so code that looks for Flax's class finds this one. Beyond Flax's, ``rate``
     and ``deterministic`` may be traced. With a key in the call nothing is mutated, so the module
-    works inside every transform of JAX itself.
+    works inside every transform of JAX itself. See `jaxdrop.dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -27,31 +30,22 @@ class Dropout(nnx.Dropout):
         >>> layer = Dropout(0.5, rngs=nnx.Rngs(0))
         >>> sorted({float(v) for v in layer(jnp.ones((2, 8))).ravel()})
         [0.0, 2.0]
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-        2014, section 4.
     """
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
-        """Drops entries of ``inputs``.
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
+        """Drops elements of ``inputs``.
 
         Args:
             inputs: floating or complex array of any shape.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
         flag = resolve(self, deterministic)
-        return functional.dropout(
-            find_key(self, flag, rngs),
-            inputs,
-            self.rate,
-            deterministic=flag,
-            broadcast_dims=self.broadcast_dims,
-        )
+        key = find_key(self, flag, rngs)
+        return forward(functional.dropout, self, key, inputs, deterministic=flag)
 
 
 class MCDropout(Dropper):
@@ -60,7 +54,8 @@ class MCDropout(Dropper):
     ``train()``, ``eval()`` and ``nnx.view`` do not reach it: it obeys only a ``deterministic`` of
     its own, the argument given here or one that is passed to its call.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.mc_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -74,11 +69,10 @@ class MCDropout(Dropper):
         >>> layer.eval()
         >>> sorted({float(v) for v in layer(jnp.ones((2, 8))).ravel()})
         [0.0, 2.0]
-
-    References:
-        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
-        deep learning", 2016, eq. 6.
     """
+
+    function = staticmethod(functional.mc_dropout)
+    mc_role = "always on"
 
     def __init__(
         self,
@@ -88,30 +82,24 @@ class MCDropout(Dropper):
         deterministic: bool = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(rate, rng_collection, rngs)
+    ) -> None:
+        self.rate = rate
+        self.rng_collection = rng_collection
+        self.fork(rngs)
         self.broadcast_dims = broadcast_dims
         # Not named `deterministic`: eval() sets every attribute of that name.
         self.own_deterministic = deterministic
 
-    def resolve(self, deterministic):
+    def resolve(self, deterministic: Any) -> Any:
         return self.own_deterministic if deterministic is None else deterministic
-
-    def drop(self, key, inputs, deterministic):
-        return functional.mc_dropout(
-            key,
-            inputs,
-            self.rate,
-            deterministic=deterministic,
-            broadcast_dims=self.broadcast_dims,
-        )
 
 
 @layer
 class AlphaDropout(Layer):
-    """Drops entries to SELU's saturation and keeps mean 0 and variance 1.
+    """Drops elements to SELU's saturation and keeps mean 0 and variance 1.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.alpha_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -123,9 +111,6 @@ class AlphaDropout(Layer):
         >>> layer = AlphaDropout(0.5, rngs=nnx.Rngs(0))
         >>> [round(float(v), 4) for v in jnp.unique(layer(jnp.zeros((2, 8))))]
         [-0.7792, 0.7792]
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     function = staticmethod(functional.alpha_dropout)

@@ -10,9 +10,11 @@ from jaxdrop import functional
 from jaxdrop.functional import _concrete_dropout
 from jaxdrop.nnx._base import Switchable
 
+__all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
+
 
 class ConcreteDropout(Switchable):
-    """Drops entries softly, at a rate that is a parameter and learned with the others.
+    """Drops elements softly, at a rate that is a parameter and learned with the others.
 
     The parameter ``rate_logit`` is a float32 scalar. The loss needs `regularizer` of each layer::
 
@@ -25,7 +27,8 @@ class ConcreteDropout(Switchable):
 
     See `jaxdrop.concrete_regularizer` for both weights.
 
-    Takes floating or complex arrays of any shape and keeps shape and dtype.
+    Takes floating or complex arrays of any shape and keeps shape and dtype. See
+    `jaxdrop.concrete_dropout` for the paper.
 
     Args:
         init_rate: rate that learning starts from, in (0, 1).
@@ -38,9 +41,6 @@ class ConcreteDropout(Switchable):
         >>> layer = ConcreteDropout(rngs=nnx.Rngs(0))
         >>> round(float(jax.nn.sigmoid(layer.rate_logit[...])), 4)
         0.1
-
-    References:
-        Gal, Hron & Kendall, "Concrete dropout", 2017.
     """
 
     rate = None  # known to the parameters alone
@@ -53,12 +53,12 @@ class ConcreteDropout(Switchable):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(None, deterministic, rng_collection, rngs)
+    ) -> None:
+        super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
         self.rate_logit = nnx.Param(jnp.float32(_concrete_dropout.logit_of(init_rate)))
         self.temperature = temperature
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         return functional.concrete_dropout(
             key,
             inputs,
@@ -67,7 +67,9 @@ class ConcreteDropout(Switchable):
             temperature=self.temperature,
         )
 
-    def regularizer(self, weights: Any, *, num_features, weight_decay, entropy_weight) -> jax.Array:
+    def regularizer(
+        self, weights: Any, *, num_features: int, weight_decay: float, entropy_weight: float
+    ) -> jax.Array:
         """`jaxdrop.concrete_regularizer` at the rate of this layer.
 
         Args:
@@ -124,11 +126,11 @@ class VariationalGaussianDropout(Switchable):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(None, deterministic, rng_collection, rngs)
+    ) -> None:
+        super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
         self.log_alpha = nnx.Param(jnp.full((num_features,), init_log_alpha, jnp.float32))
 
-    def drop(self, key, inputs, deterministic):
+    def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         return functional.variational_gaussian_dropout(
             key, inputs, self.log_alpha[...], deterministic=deterministic
         )

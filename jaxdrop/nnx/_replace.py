@@ -1,14 +1,19 @@
 """jaxdrop's kernel in models whose code uses Flax's Dropout."""
 
 import numbers
+from typing import Any, TypeVar
 
 from flax import nnx
 
 from jaxdrop.nnx._attention import attention_fn
 from jaxdrop.nnx._elements import Dropout
 
+__all__ = ["replace_dropout"]
 
-def replace_dropout(model):
+_Model = TypeVar("_Model", bound=nnx.Module)
+
+
+def replace_dropout(model: _Model) -> _Model:
     """A copy of the model in which every ``flax.nnx.Dropout`` is a `Dropout`.
 
     ``flax.nnx.MultiHeadAttention`` with dropout computes by `attention_fn`, with a mask for each
@@ -24,7 +29,7 @@ def replace_dropout(model):
         The copy, of the model's own class.
 
     Raises:
-        TypeError: ``model`` is no ``nnx.Module``.
+        TypeError: ``model`` is not an ``nnx.Module``.
 
     Example:
         >>> rngs = nnx.Rngs(0)
@@ -40,7 +45,7 @@ def replace_dropout(model):
     return replaced(model, zero_rates=False)
 
 
-def replaced(model, *, zero_rates):
+def replaced(model: _Model, *, zero_rates: bool) -> _Model:
     """`replace_dropout`, which leaves attention with a known rate of 0 alone or not."""
     copy = nnx.clone(model)
     for _, node in nnx.iter_graph(copy):
@@ -51,7 +56,7 @@ def replaced(model, *, zero_rates):
     return copy
 
 
-def _computes_as_flax(node, zero_rates):
+def _computes_as_flax(node: Any, zero_rates: bool) -> bool:
     """Whether it is attention with dropout, by Flax's own function."""
     if not isinstance(node, nnx.MultiHeadAttention):
         return False

@@ -3,15 +3,17 @@
 from typing import Any
 
 from jaxdrop import functional
-from jaxdrop.nnx._base import Layer, find_key, layer
+from jaxdrop.nnx._base import Layer, layer
+
+__all__ = ["EmbeddingDropout", "TokenDropout", "VariationalDropout", "WordDropout", "Zoneout"]
 
 
 @layer
 class VariationalDropout(Layer):
-    """Drops the same entries at every time step of a sequence.
+    """Drops the same elements at every time step of a sequence.
 
     Takes floating or complex arrays of shape ``(B, L, C)``, or with the time axis elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.variational_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -25,10 +27,6 @@ class VariationalDropout(Layer):
         >>> y = layer(jnp.ones((3, 10, 4)))
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.
     """
 
     time_axis: int = 1
@@ -41,7 +39,7 @@ class EmbeddingDropout(Layer):
     """Drops whole words from an embedding table; call it with the table, before the look-up.
 
     Takes a table of V words, a floating or complex array of shape ``(V, D)``, and keeps shape and
-    dtype.
+    dtype. See `jaxdrop.embedding_dropout` for the paper.
 
     Args:
         rate: probability of dropping a word, in [0, 1].
@@ -54,10 +52,6 @@ class EmbeddingDropout(Layer):
         >>> table = layer(jnp.ones((100, 4)))
         >>> bool((table == table[:, :1]).all())
         True
-
-    References:
-        Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-        networks", 2016, section 4.2.
     """
 
     function = staticmethod(functional.embedding_dropout)
@@ -66,6 +60,8 @@ class EmbeddingDropout(Layer):
 @layer
 class WordDropout(Layer):
     """Replaces integer tokens at random by the one of an unknown word.
+
+    See `jaxdrop.word_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -78,33 +74,31 @@ class WordDropout(Layer):
         >>> layer = WordDropout(0.5, unknown_id=1, rngs=nnx.Rngs(0))
         >>> sorted({int(v) for v in layer(jnp.full((2, 8), 7)).ravel()})
         [1, 7]
-
-    References:
-        Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification",
-        2015, section 3.1.
     """
 
     unknown_id: int
 
     function = staticmethod(functional.word_dropout)
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Replaces tokens of ``inputs``.
 
         Args:
             inputs: integer array of token ids, of any shape.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of ``inputs``.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
 @layer
 class TokenDropout(Layer):
     """Leaves out a share of the tokens of each example; returns the pair ``(kept, indices)``.
+
+    See `jaxdrop.token_dropout` for the paper.
 
     Args:
         rate: share of the tokens behind the prefix to leave out, in [0, 1], a Python number.
@@ -119,35 +113,34 @@ class TokenDropout(Layer):
         >>> kept, indices = layer(jnp.ones((2, 9, 4)))
         >>> kept.shape, indices.shape
         ((2, 5, 4), (2, 5))
-
-    References:
-        Liu et al., "PatchDropout: economizing vision transformers using patch dropout", 2022.
     """
 
     num_prefix_tokens: int = 0
     ordered: bool = True
 
     function = staticmethod(functional.token_dropout)
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
+    def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Leaves out tokens of ``inputs``.
 
         Args:
             inputs: floating or complex array of shape ``(B, L, D)``.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             The pair ``(kept, indices)``: an array of shape ``(B, K, D)`` with the dtype of
             ``inputs``, and an int32 array of shape ``(B, K)``, the place of each kept token.
         """
-        return self.call(inputs, deterministic, rngs)
+        return self.call(deterministic, rngs, inputs)
 
 
 @layer
 class Zoneout(Layer):
-    """Keeps the old value of entries of a recurrent state; the mean of both when switched off.
+    """Keeps the old value of elements of a recurrent state; the mean of both when switched off.
+
+    See `jaxdrop.zoneout` for the paper.
 
     Args:
         rate: probability of keeping the old value, in [0, 1].
@@ -160,32 +153,22 @@ class Zoneout(Layer):
         >>> h = layer(jnp.zeros((2, 8)), jnp.ones((2, 8)))
         >>> sorted({float(v) for v in h.ravel()})
         [0.0, 1.0]
-
-    References:
-        Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations",
-        2017, eq. 2.
     """
 
     function = staticmethod(functional.zoneout)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, h_old, h_new, *, deterministic: bool | None = None, rngs: Any = None
-    ):
-        """Chooses between the entries of two states.
+        self, h_old: Any, h_new: Any, *, deterministic: bool | None = None, rngs: Any = None
+    ) -> Any:
+        """Chooses between the elements of two states.
 
         Args:
             h_old: state before the step, a floating or complex array of any shape.
             h_new: state after it, of the same shape and dtype.
             deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
 
         Returns:
             Array with the shape and dtype of the states.
         """
-        flag = self.resolve(deterministic)
-        return self.drop(find_key(self, flag, rngs), h_old, h_new, flag)
-
-    def drop(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, key, h_old, h_new, deterministic
-    ):
-        return self.function(key, h_old, h_new, self.rate, deterministic=deterministic)
+        return self.call(deterministic, rngs, h_old, h_new)

@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from jaxdrop import functional
 from jaxdrop.nnx._base import Layer, layer
 
+__all__ = ["DropBlock", "DropPath", "FeatureAlphaDropout", "SpatialDropout"]
+
 
 @layer
 class SpatialDropout(Layer):
     """Drops whole feature maps of each example: one decision for all positions in space.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.spatial_dropout` for the paper.
 
     Args:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.
         rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
@@ -26,10 +28,6 @@ class SpatialDropout(Layer):
         >>> y = layer(jnp.ones((2, 5, 5, 8)))
         >>> bool((y == y[:, :1, :1, :]).all())
         True
-
-    References:
-        Tompson et al., "Efficient object localization using convolutional networks", 2015,
-        section 3.2.
     """
 
     channel_axis: int = -1
@@ -43,12 +41,12 @@ class FeatureAlphaDropout(Layer):
     """Drops whole feature maps to SELU's saturation and keeps mean 0 and variance 1.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.feature_alpha_dropout` for the paper.
 
     Args:
         rate: probability of dropping a feature map, in [0, 1].
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.
         rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
@@ -58,9 +56,6 @@ class FeatureAlphaDropout(Layer):
         >>> y = layer(jnp.zeros((2, 5, 5, 8)))
         >>> bool((y == y[:, :1, :1, :]).all())
         True
-
-    References:
-        Klambauer et al., "Self-normalizing neural networks", 2017, section 3.
     """
 
     channel_axis: int = -1
@@ -74,13 +69,13 @@ class DropBlock(Layer):
     """Drops contiguous blocks of each feature map, in 1, 2 or 3 axes of space.
 
     Takes floating or complex arrays of shape ``(B, *space, C)``, or with these axes elsewhere, and
-    keeps shape and dtype.
+    keeps shape and dtype. See `jaxdrop.drop_block` for the paper.
 
     Args:
-        rate: probability that an entry is dropped, in [0, 1].
+        rate: probability that an element is dropped, in [0, 1].
         block_size: size of a block along all axes in space, or one for each.
         channel_axis: axis of the inputs that counts feature maps.
-        batch_axis: axis of the inputs that counts examples; None if there is none.
+        batch_axis: axis of the inputs that counts examples; None without one.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.
         rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
@@ -89,10 +84,6 @@ class DropBlock(Layer):
         >>> layer = DropBlock(0.1, block_size=3, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((2, 8, 8, 4))).shape
         (2, 8, 8, 4)
-
-    References:
-        Ghiasi et al., "DropBlock: a regularization method for convolutional networks", 2018,
-        algorithm 1.
     """
 
     block_size: int | Sequence[int] = 7
@@ -107,7 +98,7 @@ class DropPath(Layer):
     """Drops whole examples of a residual branch: stochastic depth.
 
     Takes the output of the branch, a floating or complex array of shape ``(B, ...)`` or with its
-    axis of examples elsewhere, and keeps shape and dtype.
+    axis of examples elsewhere, and keeps shape and dtype. See `jaxdrop.drop_path` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -122,9 +113,6 @@ class DropPath(Layer):
         >>> y = layer(jnp.ones((8, 3)))
         >>> bool((y == y[:, :1]).all())
         True
-
-    References:
-        Huang et al., "Deep networks with stochastic depth", 2016, eq. 2.
     """
 
     mode: str = "row"

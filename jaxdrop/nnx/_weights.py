@@ -1,20 +1,26 @@
 """Dropout of the weights of a layer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.nnx._base import Wrapper, update_changed
+from jaxdrop.functional._modules import forward
+from jaxdrop.nnx._base import Wrapper, layer, update_changed
+
+__all__ = ["DropConnect"]
 
 
+@layer
 class DropConnect(Wrapper):
-    """Runs any layer with weights dropped at random, anew in each call.
+    """Runs any layer with weights dropped at random, again in each call.
 
     The parameters of the layer are never changed. What else the layer changes in its call, such as
     the statistics of a BatchNorm or the counts of its streams, changes as without dropout, but
-    variables that the call adds are lost. The weights serve the whole batch of the call.
+    variables that the call adds are lost. The weights serve the whole batch of the call. See
+    `jaxdrop.drop_connect` for the paper.
 
     Args:
         layer: module whose ``nnx.Param`` variables are dropped from.
@@ -31,36 +37,18 @@ class DropConnect(Wrapper):
         >>> x = jnp.ones((2, 4))
         >>> bool((layer(x) == layer(x)).all())
         False
-
-    References:
-        Wan et al., "Regularization of neural networks using DropConnect", 2013, eq. 4.
     """
 
-    def __init__(
-        self,
-        layer: nnx.Module,
-        rate: float,
-        *,
-        where: Callable[[tuple, Any], bool] | None = None,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
-        self.layer = layer
-        self.where = where
+    layer: nnx.Module = dataclasses.field(kw_only=False)
+    rate: float = dataclasses.field(kw_only=False)
+    where: Callable[[tuple[Any, ...], Any], bool] | None = None
 
-    def drop(self, key, args, kwargs, deterministic):
+    def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         if deterministic is True:
             return self.layer(*args, **kwargs)
         graph, params, others = nnx.split(self.layer, nnx.Param, ...)
-        dropped = functional.drop_connect(
-            key,
-            nnx.to_pure_dict(params),
-            self.rate,
-            deterministic=deterministic,
-            where=self.where,
-        )
+        values = nnx.to_pure_dict(params)
+        dropped = forward(functional.drop_connect, self, key, values, deterministic=deterministic)
         nnx.replace_by_pure_dict(params, dropped)
         copy = nnx.merge(graph, params, others, copy=True)
         output = copy(*args, **kwargs)

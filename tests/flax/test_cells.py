@@ -12,7 +12,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import mc
-from jaxdrop.functional import _cells
+from jaxdrop.functional import _recurrent
 from jaxdrop.linen import VariationalCell, WeightDropCell, ZoneoutCell
 from tests.support import cells, reference
 from tests.support.cases import assert_probability, assert_same_bits, data, key
@@ -360,8 +360,8 @@ def test_masks_of_a_carry_with_traced_rates_and_flags():
     x = data((4, 40))
 
     def dropped(rate, flag):
-        words = _cells.draw_words(key(), rate, flag, x.shape)
-        return _cells.apply_words(words, rate, flag, x)
+        words = _recurrent.draw_words(key(), rate, flag, x.shape)
+        return _recurrent.apply_words(words, rate, flag, x, "x")
 
     known = dropped(0.3, False)
     assert (known == 0).any() and (known != 0).any()
