@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from jaxdrop.functional import _drop
+from jaxdrop.functional._modules import Role
 
 # What an adapter of floor 4 has decided for dropout modules while one is at work, else None. jit
 # finds a function by it, too: a part of the model may have been compiled for other decisions.
@@ -25,8 +26,7 @@ class Dropper(nn.Module):
     """
 
     function: ClassVar[Callable[..., Any]]
-    # True if the rate fixes an output shape, so that an adapter must not override it.
-    rate_decides_shapes = False
+    mc_role: ClassVar[Role] = "drops"
 
     @nn.compact
     def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):

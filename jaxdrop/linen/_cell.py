@@ -1,11 +1,12 @@
 """What the recurrent cells share: draw for a sequence, step, run the innermost cell."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
 
 from jaxdrop.functional import _cells
+from jaxdrop.functional._modules import Role
 
 # The gates of Flax's cells, each with a layer "i" + gate for the inputs and one "h" + gate for the
 # state; None where all of them are one layer.
@@ -27,6 +28,8 @@ class CellWrapper(nn.RNNCellBase):
     """A cell that runs another one, whose parameters keep their names and places."""
 
     cell: nn.RNNCellBase
+
+    mc_role: ClassVar[Role] = "cell"
 
     def setup(self):
         inside = _chain(self.cell)

@@ -91,7 +91,7 @@ class SubsetResidual(Wrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     def drop(self, key, args, kwargs, deterministic):
         def call(branch, *arrays):
@@ -153,7 +153,7 @@ class ThinnedMLP(Dropper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     def drop(self, key, inputs, deterministic):
         hidden = self.hidden_features

@@ -77,6 +77,7 @@ class MCDropout(Dropper):
     rng_collection: str = "dropout"
 
     function = staticmethod(functional.mc_dropout)
+    mc_role = "always on"
 
     def resolve(self, deterministic):
         return self.deterministic if deterministic is None else deterministic

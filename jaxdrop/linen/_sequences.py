@@ -140,7 +140,7 @@ class TokenDropout(Dropper):
     rng_collection: str = "dropout"
 
     function = staticmethod(functional.token_dropout)
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     @nn.compact
     def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):

@@ -12,10 +12,8 @@ import jax
 from flax import linen as nn
 from jax.core import Tracer
 
-from jaxdrop.functional import _cells
-from jaxdrop.linen._base import Dropper, adapted
-from jaxdrop.linen._cell import CellWrapper
-from jaxdrop.linen._elements import MCDropout, drop_entries
+from jaxdrop.linen._base import adapted
+from jaxdrop.linen._elements import drop_entries
 from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.mc import _fingerprint, _given_keys, _options, _plan
 from jaxdrop.mc._site import SITE, is_live, mark, mark_unreached, site_key
@@ -81,9 +79,10 @@ class _Interceptor:
 
     def __call__(self, next_method, args, kwargs, context):
         module, name = context.module, context.method_name
-        if isinstance(module, CellWrapper):
+        role = _plan.role(module, nn.Dropout)
+        if role == "cell":
             return self.cell(next_method, module, name, args, kwargs)
-        if isinstance(module, nn.Dropout | Dropper):
+        if role is not None:
             if name != "__call__":
                 return next_method(*args, **kwargs)
             return self.dropout(next_method, module, args, kwargs)
@@ -108,16 +107,17 @@ class _Interceptor:
         call.arguments.pop("rng", None)  # the key of the pass decides, not the model
         deterministic = call.arguments.pop("deterministic", None)
         path = self.plan.path(module.path)
-        flag = module.resolve(deterministic) if isinstance(module, MCDropout) else False
+        always_on = _plan.role(module, nn.Dropout) == "always on"
+        flag = module.resolve(deterministic) if always_on else False
         flag = flag if self.plan.is_chosen(path) else True
-        with self.overridden(module, ["rate"]):
+        with self.overridden(module):
             rate = module.rate
             live = is_live(rate, flag)
             inputs = mark(list(call.arguments.values()), path, type(module), rate, live)
             key = site_key(module.make_rng(module.rng_collection), path) if live else None
-            if isinstance(module, Dropper):
-                return module.drop(key, *inputs, deterministic=flag)
-            return drop_entries(module, key, *inputs, deterministic=flag)
+            if isinstance(module, nn.Dropout):
+                return drop_entries(module, key, *inputs, deterministic=flag)
+            return module.drop(key, *inputs, deterministic=flag)
 
     def attention(self, next_method, module, args, kwargs):
         """An attention module of Flax with the dropout of its weights on."""
@@ -147,12 +147,12 @@ class _Interceptor:
         chosen = self.plan.is_chosen(path)
         if method_name == "resolve":
             return not chosen
-        with self.overridden(module, _cells.rate_names(module)):
+        with self.overridden(module):
             result = next_method(*args, **kwargs)
             if method_name == "sequence_key" and module.scope is not None:
                 return site_key(result, path)
             if method_name == "initialize_carry":
-                rate = _cells.common_rate(module.rates)
+                rate = _plan.common_rate(module.rates)
                 return mark(result, path, type(module), rate, chosen and is_live(rate, False))
             return result
 
@@ -189,13 +189,10 @@ class _Interceptor:
         with _fields(module, **own):
             return next_method(*args, **kwargs)
 
-    def overridden(self, module, names):
+    def overridden(self, module):
         """Inside, a module has the rate that is asked for; one that decides a shape keeps its."""
-        if getattr(module, "rate_decides_shapes", False):
-            return contextlib.nullcontext()
-        own = {name: getattr(module, name) for name in names if name in _names(module)}
-        rates = {name: self.plan.rate_of(rate) for name, rate in own.items()}
-        return _fields(module, **rates)
+        names = _names(module).intersection(_plan.RATES[_plan.role(module, nn.Dropout)])
+        return _fields(module, **{name: self.plan.rate_of(getattr(module, name)) for name in names})
 
 
 @contextlib.contextmanager

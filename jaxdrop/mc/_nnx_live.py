@@ -7,14 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdrop.functional import _cells
 from jaxdrop.mc import _given_keys, _linen_live, _nnx_streams, _options, _plan
 from jaxdrop.mc._by_value import ByValue
 from jaxdrop.mc._site import is_known_zero, is_live, mark
 from jaxdrop.nnx._attention import attention_fn
-from jaxdrop.nnx._base import Dropper
-from jaxdrop.nnx._cell import CellWrapper
-from jaxdrop.nnx._elements import Dropout, MCDropout
+from jaxdrop.nnx._elements import Dropout
 
 
 def enliven(model, plan, key):
@@ -55,8 +52,8 @@ class Live(nnx.Module):
 
     def rate_names(self):
         """Names of the attributes that are rates; none where one decides a shape."""
-        fixed = getattr(self, "rate_decides_shapes", False)
-        return ["rate"] if "rate" in vars(self) and not fixed else []
+        rates = _plan.RATES.get(_plan.role(self, nnx.Dropout), ())
+        return [name for name in rates if name in vars(self)]
 
     def override(self, name, rate, shape):
         """Puts another rate in place of one: an array, once for each of the stacked layers."""
@@ -78,7 +75,8 @@ class _LiveDropout(Live):
 
     def __call__(self, *args, deterministic=None, rngs=None, **kwargs):
         del rngs  # the key of the pass decides, not the model
-        flag = self.resolve(deterministic) if isinstance(self, MCDropout) else False
+        always_on = _plan.role(self, nnx.Dropout) == "always on"
+        flag = self.resolve(deterministic) if always_on else False  # pyright: ignore
         flag = flag if self.site_chosen else True
         with self.called() as stream:
             live = is_live(self.rate, flag)
@@ -115,16 +113,13 @@ class _LiveAttention(Live):
 class _LiveCell(Live):
     rates: tuple
 
-    def rate_names(self):
-        return _cells.rate_names(self)
-
     def resolve(self, deterministic):
         return not self.site_chosen
 
     def initialize_carry(self, *args, **kwargs):
         with self.called() as stream, _attributes(self, rngs=stream):
             carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
-            rate = _cells.common_rate(self.rates)
+            rate = _plan.common_rate(self.rates)
         live = self.site_chosen and is_live(rate, False)
         return mark(carry, self.site_path, type(self), rate, live)
 
@@ -210,10 +205,9 @@ def _attributes(module, **values):
 
 
 def _live_mixin(node):
-    if isinstance(node, CellWrapper):
-        return _LiveCell
-    if isinstance(node, nnx.Dropout | Dropper):
-        return _LiveDropout
+    role = _plan.role(node, nnx.Dropout)
+    if role is not None:
+        return _LiveCell if role == "cell" else _LiveDropout
     if isinstance(node, nnx.MultiHeadAttention):
         return _LiveAttention
     if isinstance(node, nnx.bridge.ToNNX):

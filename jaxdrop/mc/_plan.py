@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdrop.functional._modules import Role
+from jaxdrop.masks import _rate
 from jaxdrop.mc._site import is_known_zero, unreached
 
 # The names that a flag for dropout may have, in a call or among the fields of a module, and what
@@ -29,6 +31,15 @@ _EVALUATED = {
 }
 _NORM = re.compile(r"Norm(?!al(?!i[sz]))")  # not of "normal"
 _WRAPPED = re.compile(r"^(Pre|Post)|(Block|Attention|Residual|Encoder|Decoder|MLP|Mlp|Stage|Net)$")
+
+
+# The fields or attributes that are rates to override, by the role that a class declares.
+RATES: dict[Role | None, tuple[str, ...]] = {
+    "drops": ("rate",),
+    "always on": ("rate",),
+    "drops shapes": (),
+    "cell": ("rate", "input_rate", "state_rate", "output_rate"),
+}
 
 
 class Plan(NamedTuple):
@@ -98,6 +109,21 @@ class Plan(NamedTuple):
     @staticmethod
     def _dropping(drops):
         return {name: value is drops for name, value in FLAGS.items()}
+
+
+def role(module: Any, of_flax: type) -> Role | None:
+    """The role that a class declares, or that of Flax's Dropout; None for what is not dropout."""
+    return getattr(type(module), "mc_role", "drops" if isinstance(module, of_flax) else None)
+
+
+def common_rate(rates):
+    """The one rate of all that drop, 0 if none does; None if they differ or are not known."""
+    found: set[float | None] = {0.0}
+    for rate in rates:
+        known = _rate.check_rate(rate)
+        found.add(known if isinstance(known, float) else None)
+    found -= {0.0}
+    return 0.0 if not found else found.pop() if len(found) == 1 else None
 
 
 def is_norm(kind):

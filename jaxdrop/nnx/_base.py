@@ -11,13 +11,13 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxdrop.functional import _drop
+from jaxdrop.functional._modules import Role
 
 
 class Dropper(nnx.Module):
     """A module with a rate and a stream of keys of its own, forked from the given one."""
 
-    # True if the rate fixes an output shape, so that an adapter must not override it.
-    rate_decides_shapes = False
+    mc_role: ClassVar[Role] = "drops"
 
     def __init__(self, rate, rng_collection, rngs):
         if rate is not None:  # otherwise the class says what its rate is

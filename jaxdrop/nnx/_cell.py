@@ -24,6 +24,8 @@ _STATE_ELSEWHERE = (nnx.GRUCell, nnx.SimpleCell)
 class CellWrapper(Switchable, nnx.RNNCellBase):
     """A cell that runs another one."""
 
+    mc_role = "cell"
+
     def __init__(self, cell, deterministic, rng_collection, rngs):
         super().__init__(None, deterministic, rng_collection, rngs)
         self.cell = cell

@@ -88,7 +88,7 @@ class SubsetResidual(Wrapper):
         section 5, efficient stochastic depth.
     """
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class ThinnedMLP(Switchable):
         2014, section 4.
     """
 
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     def __init__(
         self,

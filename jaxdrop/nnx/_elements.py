@@ -80,6 +80,8 @@ class MCDropout(Dropper):
         deep learning", 2016, eq. 6.
     """
 
+    mc_role = "always on"
+
     def __init__(
         self,
         rate: float,

@@ -128,7 +128,7 @@ class TokenDropout(Layer):
     ordered: bool = True
 
     function = staticmethod(functional.token_dropout)
-    rate_decides_shapes = True
+    mc_role = "drops shapes"
 
     def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
         """Leaves out tokens of ``inputs``.
