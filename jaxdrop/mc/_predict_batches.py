@@ -10,10 +10,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _checks, _program, _sample_axis, _trace
-from jaxdrop.mc._moments import moments
-from jaxdrop.mc._predict import counted, mapped, summarised
-from jaxdrop.mc._summary import Summary
+from jaxdrop.mc import _checks, _jaxpr, _program, _pytrees
+from jaxdrop.mc._predict import counted, find_axis, mapped, summarised
+from jaxdrop.mc._summary import Summary, moments
 
 _KEYS = ("batch", "example", "call")
 
@@ -106,7 +105,7 @@ def predict_batches(
         with _hints(one, used, args, batch if inputs is None else None):
             if settled is None or fits is None or fits != _program.signature(args):
                 settled, fits = _program.settle(one, used, *args), _program.signature(args)
-            axis = _sample_axis.find(sample_axis, key, (settled, args))
+            axis = find_axis(sample_axis, key, (settled, args))
             result = summarised(settled, used, args, {}, summary, counts, axis)
         if axes is None:
             axes = _example_axes(one, used, args, (summary, counts, axis), result)
@@ -130,7 +129,7 @@ def _with_bar(batches, progress):
 
 def _examples(args) -> int:
     """Number of examples of a batch."""
-    leaves = [leaf for leaf in jax.tree.leaves(args) if _trace.is_array(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(args) if _pytrees.is_array(leaf)]
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise ValueError(
@@ -153,7 +152,7 @@ def _filled(args, first, size):
 
 
 def _fill(x, like):
-    if not _trace.is_array(x):
+    if not _pytrees.is_array(x):
         return x
     rows = np.minimum(np.arange(like.shape[0]), x.shape[0] - 1)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -174,7 +173,7 @@ def _arguments(batch, inputs):
             f"{len(picked)}; write inputs=lambda batch: batch[0] where a batch is [inputs, "
             "targets], or inputs=tuple where all of it are arguments"
         )
-    return jax.tree.map(_trace.as_array, picked if isinstance(picked, tuple) else (picked,))
+    return jax.tree.map(_pytrees.as_array, picked if isinstance(picked, tuple) else (picked,))
 
 
 @contextlib.contextmanager
@@ -186,7 +185,7 @@ def _hints(fn, key, args, batch):
     except kinds as error:
         if isinstance(batch, tuple | Mapping):
             try:
-                _trace.trace(fn, key, args, {})
+                _jaxpr.trace(fn, key, args, {})
             except kinds:
                 is_tuple = isinstance(batch, tuple)
                 came = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
@@ -208,12 +207,12 @@ def _keyed(fn, keys, args, done):
 
 
 def _each_example(fn, key, numbers, *args):
-    arrays, static = _trace.split(args)
+    arrays, static = _pytrees.split(args)
 
     def one(pair):
         number, arrays = pair
         arrays = jax.tree.map(lambda x: x[None], arrays)
-        output = fn(jax.random.fold_in(key, number), *_trace.join(arrays, static))
+        output = fn(jax.random.fold_in(key, number), *_pytrees.join(arrays, static))
         return jax.tree.map(lambda x: x[0], output)
 
     return mapped(one, key)((numbers, arrays))
@@ -221,7 +220,7 @@ def _each_example(fn, key, numbers, *args):
 
 def _example_axes(fn, key, args, options, result):
     """The axis of examples of each result: the one that grows with the batch."""
-    arrays, static = _trace.split(args)
+    arrays, static = _pytrees.split(args)
 
     def longer(x):
         # Twice as many, which the devices of a mesh divide as well.
@@ -230,7 +229,7 @@ def _example_axes(fn, key, args, options, result):
         return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=_explicit(kind))
 
     def call(key, arrays):
-        return summarised(fn, key, _trace.join(arrays, static), {}, *options)
+        return summarised(fn, key, _pytrees.join(arrays, static), {}, *options)
 
     with jax.disable_jit(False):
         larger = jax.eval_shape(call, key, jax.tree.map(longer, arrays))

@@ -10,12 +10,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.extend.core import Literal
 
-from jaxdrop.mc import _fingerprint, _trace
+from jaxdrop.mc import _fingerprint, _pytrees
 from jaxdrop.mc._checks import Outputs
-from jaxdrop.mc._options import ModelFn
+from jaxdrop.mc._model_fn import ModelFn
 
 _CALLS = ("jit", "pjit")
 
@@ -27,7 +26,7 @@ def call(body, static, *arrays):
         closed = close(functools.partial(body, static), *arrays)
         if closed is None:
             return jax.jit(functools.partial(body, static))(*arrays)
-        arrays, static = _trace.split((closed, arrays))
+        arrays, static = _pytrees.split((closed, arrays))
         return call(_call_closed, static, arrays)
     held = _Held(key, static)
     try:
@@ -43,9 +42,9 @@ def settle(fn, *args, **kwargs):
     it is seen to be what it was.
     """
     if isinstance(fn.fn if isinstance(fn, Outputs) else fn, ModelFn):
-        captured, static = _trace.split(fn)
+        captured, static = _pytrees.split(fn)
         key = _fingerprint.fingerprint(static)
-        if key is not None and _fingerprint.fingerprint(_trace.split((args, kwargs))[1]):
+        if key is not None and _fingerprint.fingerprint(_pytrees.split((args, kwargs))[1]):
             return Closed(captured, _Adapter(key, static))
     return close(fn, *args, **kwargs) or fn
 
@@ -56,13 +55,13 @@ def close(fn, *args, **kwargs):
     None where that cannot be: inside another trace, whose values ``fn`` may have captured, where
     JAX does not compile, and where the program calls back to Python.
     """
-    arrays, static = _trace.split((args, kwargs))
+    arrays, static = _pytrees.split((args, kwargs))
     is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-    if is_disabled or _holds_tracer((fn, arrays)):
+    if is_disabled or _pytrees.holds_tracer((fn, arrays)):
         return None
 
     def called(arrays):
-        args, kwargs = _trace.join(arrays, static)
+        args, kwargs = _pytrees.join(arrays, static)
         return fn(*args, **kwargs)
 
     jaxpr, shapes = jax.make_jaxpr(called, return_shape=True)(arrays)
@@ -70,12 +69,12 @@ def close(fn, *args, **kwargs):
         program = _Program(jaxpr, jax.tree.structure(shapes), fn)
     except _fingerprint.UnknownError:
         return None
-    return None if _holds_tracer(program.captured) else Closed(program.captured, program)
+    return None if _pytrees.holds_tracer(program.captured) else Closed(program.captured, program)
 
 
 def signature(args):
     """What two lists of arguments share if a function that is settled for one fits the other."""
-    arrays, static = _trace.split(args)
+    arrays, static = _pytrees.split(args)
     key = _fingerprint.fingerprint(static)
     return None if key is None else (key, [*map(jax.typeof, jax.tree.leaves(arrays))])
 
@@ -111,7 +110,7 @@ class _Adapter(_fingerprint.Named):
         self.key, self._static = key, static
 
     def original(self, captured):
-        return _trace.join(captured, self._static)
+        return _pytrees.join(captured, self._static)
 
     def run(self, captured, *args, **kwargs):
         return self.original(captured)(*args, **kwargs)
@@ -143,7 +142,7 @@ class _Program(_fingerprint.Named):
         return self._original
 
     def run(self, captured, *args, **kwargs):
-        arrays, _ = _trace.split((args, kwargs))
+        arrays, _ = _pytrees.split((args, kwargs))
         values = dict(zip(self._arguments, jax.tree.leaves(arrays)))
         values.update(zip(self._captures.values(), map(_fresh, captured)))
         read = lambda a: a.val if isinstance(a, Literal) else values[a]  # noqa: E731
@@ -223,12 +222,8 @@ def _fresh(array):
     return jax.random.clone(array) if is_key else array
 
 
-def _holds_tracer(tree):
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
 def _call_closed(static, arrays):
-    closed, arrays = _trace.join(arrays, static)
+    closed, arrays = _pytrees.join(arrays, static)
     return closed(*arrays)
 
 

@@ -37,7 +37,7 @@ class Regression(NamedTuple):
     standard_error: jax.Array
     log_likelihood: jax.Array | None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _repr.short(self)
 
 
@@ -99,7 +99,7 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
     )
 
 
-def _check_targets(targets):
+def _check_targets(targets: Any) -> None:
     kind = getattr(targets, "dtype", np.dtype(np.float32))
     real = any(jnp.issubdtype(kind, one) for one in (jnp.floating, jnp.integer))
     if not real or (isinstance(targets, str) and targets != _RETURNED):
@@ -110,7 +110,7 @@ def _check_targets(targets):
         )
 
 
-def _init(precision, targets, sample, num_samples):
+def _init(precision: Any, targets: Any, sample: Any, num_samples: int) -> _State:
     del num_samples
     mean, variance, targets = _parts(precision, targets, sample)
     _check_targets(targets)
@@ -132,7 +132,7 @@ def _init(precision, targets, sample, num_samples):
     return _State(welford, zeros, None if targets is None else zeros - jnp.inf)
 
 
-def _update(precision, targets, state, samples, start):
+def _update(precision: Any, targets: Any, state: _State, samples: Any, start: Any) -> _State:
     del start
     means, variances, returned = _parts(precision, targets, samples)
     after = _summary.update_welford(state.means, means)
@@ -152,7 +152,7 @@ def _update(precision, targets, state, samples, start):
     return _State(after, averaged, log_sum)
 
 
-def _result(state):
+def _result(state: _State) -> Regression:
     epistemic = _summary.variance(state.means)
     log_likelihood = None
     if state.log_sum is not None:
@@ -167,7 +167,7 @@ def _result(state):
     )
 
 
-def _check(result):
+def _check(result: Regression) -> None:
     """Refuses variances that are negative or NaN beside a mean that is a number."""
     wrong = jnp.isnan(result.aleatoric) & ~jnp.isnan(result.mean)
     if wrong.any():
@@ -179,7 +179,7 @@ def _check(result):
         )
 
 
-def _parts(precision, targets, output):
+def _parts(precision: Any, targets: Any, output: Any) -> tuple[Any, Any, Any]:
     """Means, variances or None, and targets or None, of an output that fits."""
     own = isinstance(targets, str)
     count = 1 + (precision is None) + own
@@ -207,14 +207,14 @@ def _parts(precision, targets, output):
     )
 
 
-def _fits(shape, whole):
+def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     try:
         return np.broadcast_shapes(shape, whole) == whole
     except ValueError:
         return False
 
 
-def _remedy(targets, mean):
+def _remedy(targets: Any, mean: Any) -> str:
     if targets.size == mean.size:
         return f"write targets.reshape({mean.shape}): a column of them is not a vector"
     return (

@@ -1,0 +1,219 @@
+"""What a pass notes in its program for the audit: its sites, and whose keys are whose.
+
+A note is a name of an array or the scope in which a key is made. It survives jit, its cache and
+every transform, and compiles to nothing.
+"""
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Jaxpr
+
+from jaxdrop.masks import _keys
+from jaxdrop.mc import _jaxpr
+
+_SITE = "jaxdrop.site:"
+_CHANGES = "jaxdrop.changes:"
+_UNREACHED = "jaxdrop.unreached:"
+_CHOICE = "jaxdrop.choice:"
+# The scope in which the key of a site is made.
+SITE = "jaxdrop.key_of_site"
+# The scope in which a module gets keys, by its path and its class.
+_GIVEN = re.compile(r"jaxdrop\.key_given_to:([0-9a-f]*):(\w*)")
+_NAME = re.compile(r"(^|_)(key|rng|prng)s?(_|$)")
+
+Args = tuple[tuple[Any, ...], dict[str, Any]]
+
+# Whether an audit is under way: what a model changes is then noted and not refused. jit finds a
+# function by it, because one that was compiled before has not noted anything.
+auditing = jax.make_user_context(default_value=False)
+# Whether a linen model may write to its collections, so that all that it writes can be noted.
+writing = jax.make_user_context(default_value=False)
+
+
+class Site(NamedTuple):
+    """A place in a model where dropout sits.
+
+    Attributes:
+        path: names of the modules that lead to it, joined by slashes.
+        kind: class of the module.
+        rate: probability of dropping; None if it is an array, or if there is none.
+        shape: shape of what is dropped from.
+        live: whether a pass drops anything there.
+    """
+
+    path: str
+    kind: str
+    rate: float | None
+    shape: tuple[int, ...]
+    live: bool
+
+
+class Choice(NamedTuple):
+    """What an adapter was told about sites and rates.
+
+    Attributes:
+        sites: all sites that there are if all drop, live if they are chosen.
+        unmatched: the choice in words, if no site matches it; else None.
+        has_rate: whether there is a rate instead of those of the sites.
+    """
+
+    sites: list[Site]
+    unmatched: str | None
+    has_rate: bool
+
+
+def mark_site(
+    x: Any, path: Sequence[str], kind: type, rate: float | None, live: bool | None
+) -> Any:
+    """``x``, with a site noted in its first array.
+
+    If ``live`` is None, it is a site only if the module has drawn by a key that was noted as its
+    own.
+    """
+    return _noted(x, _SITE, ("/".join(map(str, path)), kind.__name__, rate, live))
+
+
+def mark_changes(x: Any, collections: Iterable[str]) -> Any:
+    """``x``, with the names of the collections noted that a pass has written."""
+    return _noted(x, _CHANGES, sorted(collections)) if collections else x
+
+
+def mark_unreached(x: Any, sentence: str) -> Any:
+    """``x``, with a sentence noted about dropout that an adapter does not decide."""
+    return _noted(x, _UNREACHED, sentence)
+
+
+def mark_choice(x: Any, choice: Choice) -> Any:
+    """``x``, with the `Choice` noted by which a pass was made."""
+    return _noted(x, _CHOICE, choice)
+
+
+def sites(jaxpr: Jaxpr) -> Iterator[Site]:
+    """Every noted `Site` of a program, in order; ``live`` may be None."""
+    for (path, kind, rate, live), shape in _notes(jaxpr, _SITE):
+        yield Site(path, kind, rate, shape, live)
+
+
+def changes(jaxpr: Jaxpr) -> set[str]:
+    """Names of the collections that a program is noted to write."""
+    return {name for names, _ in _notes(jaxpr, _CHANGES) for name in names}
+
+
+def unreached(jaxpr: Jaxpr) -> list[str]:
+    """The sentences noted about dropout that no adapter decides."""
+    return [sentence for sentence, _ in _notes(jaxpr, _UNREACHED)]
+
+
+def choices(jaxpr: Jaxpr) -> Iterator[Choice]:
+    """Every noted `Choice`."""
+    for (sites, *rest), _ in _notes(jaxpr, _CHOICE):
+        yield Choice([Site(p, k, r, tuple(shape), live) for p, k, r, shape, live in sites], *rest)
+
+
+def _noted(x: Any, prefix: str, content: Any) -> Any:
+    leaves, structure = jax.tree.flatten(x)
+    for number, leaf in enumerate(leaves):
+        if _carries_notes(leaf):
+            leaves[number] = checkpoint_name(leaf, prefix + json.dumps(content))
+            break
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _carries_notes(leaf: Any) -> bool:
+    array = isinstance(leaf, jax.Array | np.ndarray)
+    return array and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _notes(jaxpr: Jaxpr, prefix: str) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """The contents of the notes of one kind, each with the shape of the array that carries it."""
+    for equation in _jaxpr.equations(jaxpr):
+        name = str(equation.params.get("name"))
+        if equation.primitive.name == "name" and name.startswith(prefix):
+            yield json.loads(name[len(prefix) :]), equation.outvars[0].aval.shape
+
+
+def site_key(key: jax.Array, path: Sequence[str]) -> jax.Array:
+    """A key for the site at ``path``: paths that differ in any name give different keys."""
+    with jax.named_scope(SITE):
+        return _keys.fold_in_names(key, path)
+
+
+def mixed(key: jax.Array, call: Callable[..., Any], args: Any, kwargs: Any) -> Args:
+    """The arguments of ``call`` with the key of the pass mixed into the keys among them.
+
+    Keys that are equal stay so, and so does what the model ties by them. A legacy key is known by
+    the name of its parameter, for example ``rng`` or ``dropout_key``.
+    """
+
+    def mix(others: jax.Array) -> jax.Array:
+        words = jax.random.key_data(others)
+        flat = words.reshape(-1, words.shape[-1])
+        fold = functools.partial(functools.reduce, jax.random.fold_in)
+        return jax.vmap(lambda words: fold(words, _keys.typed(key)))(flat).reshape(others.shape)
+
+    return _mapped(mix, call, args, kwargs)
+
+
+def handed(
+    path: Sequence[str], kind: type, call: Callable[..., Any], args: Any, kwargs: Any
+) -> Args:
+    """The arguments of ``call``, a method of a module, with the keys among them `noted`."""
+    return _mapped(functools.partial(noted, path, kind), call, args, kwargs)
+
+
+def noted(path: Sequence[str], kind: type, keys: jax.Array) -> jax.Array:
+    """Keys as they are, with the module noted that has got them."""
+    scope = f"jaxdrop.key_given_to:{'/'.join(path).encode().hex()}:{kind.__name__}"
+    with jax.named_scope(scope):
+        words = jax.random.key_data(keys)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))  # pyright: ignore
+
+
+def read_given(scopes: str) -> tuple[str, str] | None:
+    """Path and class of the module that the innermost scope of `noted` names, or None."""
+    modules = _GIVEN.findall(scopes)
+    return (bytes.fromhex(modules[-1][0]).decode(), modules[-1][1]) if modules else None
+
+
+def takes_keys(call: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter that is named as keys are."""
+    return any(map(_NAME.search, inspect.signature(call).parameters))
+
+
+def _mapped(
+    function: Callable[[jax.Array], jax.Array], call: Callable[..., Any], args: Any, kwargs: Any
+) -> Args:
+    """The arguments of ``call`` with a function applied to the arrays of keys among them."""
+    legacy = {id(x) for x in jax.tree.leaves(_named_as_keys(call, args, kwargs))}
+
+    def change(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return function(leaf)
+        if id(leaf) in legacy and _keys.is_legacy(leaf):
+            return jax.random.key_data(function(jax.random.wrap_key_data(jnp.asarray(leaf))))
+        return leaf
+
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    changed = [change(leaf) for leaf in leaves]
+    if all(a is b for a, b in zip(leaves, changed)):
+        return args, kwargs
+    return jax.tree.unflatten(structure, changed)
+
+
+def _named_as_keys(call: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
+    try:
+        bound = inspect.signature(call).bind_partial(*args, **kwargs).arguments
+    except TypeError:  # the model itself explains it better
+        bound = {}
+    return [value for name, value in {**bound, **kwargs}.items() if _NAME.search(name)]
