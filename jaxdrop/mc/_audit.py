@@ -1,33 +1,23 @@
-"""Where a model drops, before anything runs: the sites and the random draws of a program."""
+"""Where a model drops, before anything runs: what its program notes, and what it draws."""
 
-import functools
-import pathlib
-import sysconfig
+import json
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import flax
-import jax
 from flax import errors
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr
 
-import jaxdrop
 from jaxdrop.mc import _decide, _jaxpr, _marks
-from jaxdrop.mc._marks import Site
+from jaxdrop.mc._jaxpr import Draw
+from jaxdrop.mc._marks import Choice, Site
 
 _COLUMNS = 80
 _REMEDY = """
 Add a layer that drops, such as flax.linen.Dropout, flax.nnx.Dropout or one of
 jaxdrop.linen or jaxdrop.nnx; what is trained without one may get it afterwards.
 A model that drops by a function and a key takes the key as an argument."""
-
-_LIBRARIES = tuple(str(pathlib.Path(str(m.__file__)).parent) for m in (jax, flax, jaxdrop))
-_PYTHON = sysconfig.get_paths()["stdlib"]
-_PRIMITIVES = {"random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"}
-_PHILOX = "philox4x32"  # the one program by which this package draws bits
-_COUNTER = 4  # words of its input beside those of the key
 
 
 class Audit(NamedTuple):
@@ -112,10 +102,10 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
             # A linen model writes to its collections: another pass may, and notes to which.
             with _marks.writing(True):
                 jaxpr = _jaxpr.trace(fn, key, args, kwargs)
-    drawn, depends = draws(jaxpr)
+    drawn, depends = _jaxpr.draws(jaxpr)
     sites, sentences = _sites(jaxpr, drawn)
     inputs = [number == 0 for number in range(len(jaxpr.invars))]
-    size, changes = _jaxpr.working_set(jaxpr, inputs), tuple(sorted(_marks.changes(jaxpr)))
+    size, changes = _jaxpr.working_set(jaxpr, inputs), tuple(sorted(_changes(jaxpr)))
     return Audit(sites, depends, size, changes, sentences)
 
 
@@ -129,38 +119,12 @@ def warn(report: Audit) -> None:
         )
 
 
-class Origin(NamedTuple):
-    """What a value comes from.
-
-    Attributes:
-        key: whether it depends on the key of the pass.
-        site: whether it does so by way of the key of a site.
-        given: path and kind of the module that has got it as a key of its own, or as one among the
-            arguments of its call.
-    """
-
-    key: bool = False
-    site: bool = False
-    given: tuple[str, str] | None = None
-
-    def __or__(self, other: "Origin") -> "Origin":
-        return Origin(self.key or other.key, self.site or other.site, self.given or other.given)
-
-
-class Draw(NamedTuple):
-    """Random bits of a program: where they are drawn, their shape, and the origin of their key."""
-
-    place: str
-    shape: tuple[int, ...]
-    origin: Origin
-
-
 def _sites(jaxpr: Jaxpr, drawn: list[Draw]) -> tuple[tuple[Site, ...], tuple[str, ...]]:
     """The sites of a program, and the sentences about what is not reached."""
     sites, drawing = sites_of(jaxpr, drawn)
     by_themselves = [site for site in sites if site.path in drawing]
-    sentences = _marks.unreached(jaxpr)
-    for choice in _marks.choices(jaxpr):
+    sentences = _unreached(jaxpr)
+    for choice in _choices(jaxpr):
         # A site that is not chosen may leave no note, because its module is not even called.
         seen = {site.path for site in sites}
         missing = [site for site in choice.sites if site.path not in seen]
@@ -181,16 +145,6 @@ def _sites(jaxpr: Jaxpr, drawn: list[Draw]) -> tuple[tuple[Site, ...], tuple[str
     return tuple(sites), tuple(dict.fromkeys(sentences))
 
 
-def draws(jaxpr: Jaxpr) -> tuple[list[Draw], bool]:
-    """Every `Draw` of a program whose first input is the key of the pass.
-
-    And whether any of its outputs depends on that key.
-    """
-    flow = _Origins()
-    outputs = flow.outputs(jaxpr, [Origin(key=n == 0) for n in range(len(jaxpr.invars))])
-    return flow.found, any(origin.key for origin in outputs)
-
-
 def sites_of(jaxpr: Jaxpr, drawn: Sequence[Draw]) -> tuple[list[Site], set[str]]:
     """Every `Site` of a program with these draws, and the paths of those that draw by themselves.
 
@@ -198,12 +152,12 @@ def sites_of(jaxpr: Jaxpr, drawn: Sequence[Draw]) -> tuple[list[Site], set[str]]
     """
     by_module: dict[tuple[str, str], Draw] = {}
     for draw in drawn:
-        if draw.origin.given is not None and not draw.origin.site:
-            by_module.setdefault(draw.origin.given, draw)
+        if draw.origin.owner is not None and not draw.origin.site:
+            by_module.setdefault(draw.origin.owner, draw)
     paths = {path for path, _ in by_module}
     live = [
         site._replace(live=True) if site.live is None else site
-        for site in _marks.sites(jaxpr)
+        for site in _marked_sites(jaxpr)
         if site.live is not None or site.path in paths  # it may have drawn, and has
     ]
     seen = {site.path for site in live}
@@ -213,56 +167,31 @@ def sites_of(jaxpr: Jaxpr, drawn: Sequence[Draw]) -> tuple[list[Site], set[str]]
     return live, paths
 
 
-class _Origins(_jaxpr.Flow[Origin]):
-    """The `Origin` of each value; every `Draw` is found on the way."""
-
-    nothing = Origin()
-
-    def plain(self, equation: JaxprEqn, entering: list[Origin]) -> list[Origin] | None:
-        name, origin = equation.primitive.name, self.mixed(entering)
-        if _is_draw(equation):
-            shape = equation.outvars[0].aval.shape
-            if 0 not in shape:
-                self.found.append(Draw(self._place(), shape, origin))
-            return [origin] * len(equation.outvars)
-        if name not in ("random_fold_in", "random_wrap"):
-            return None
-        # A key is made here, maybe in a scope of an adapter.
-        scopes = str(equation.source_info.name_stack)
-        given = _marks.read_given(scopes)
-        if name == "random_wrap" and given is not None:
-            return [origin._replace(given=given, site=False)]
-        return [origin._replace(site=origin.site or (origin.key and _marks.SITE in scopes))]
-
-    def mixed(self, values: Sequence[Origin]) -> Origin:
-        return functools.reduce(Origin.__or__, values, Origin())
-
-    def one_of(self, values: Sequence[Origin], deciding: Sequence[Origin] = ()) -> Origin:
-        return self.mixed((*values, *deciding))
-
-    def _place(self) -> str:
-        """The innermost function of the user's that the equation comes from."""
-        return next(filter(None, map(_place, reversed(self.around))), "")
+def _marked_sites(jaxpr: Jaxpr) -> Iterator[Site]:
+    """Every noted `Site` of a program, in order; ``live`` may be None."""
+    for (path, kind, rate, live), shape in _notes(jaxpr, _marks.SITE_NOTE):
+        yield Site(path, kind, rate, shape, live)
 
 
-def _is_draw(equation: JaxprEqn) -> bool:
-    name = equation.primitive.name
-    if name in _PRIMITIVES:
-        return True
-    # Flax's scan traces what is known beforehand on its own: the counter without the key.
-    ours = name in ("jit", "pjit") and equation.params["name"] == _PHILOX
-    return ours and len(equation.invars) > _COUNTER
+def _changes(jaxpr: Jaxpr) -> set[str]:
+    """Names of the collections that a program is noted to write."""
+    return {name for names, _ in _notes(jaxpr, _marks.CHANGES_NOTE) for name in names}
 
 
-def _place(equation: JaxprEqn) -> str:
-    traceback = equation.source_info.traceback
-    frames: Any = () if traceback is None else traceback.frames
-    for frame in frames:
-        if not _is_library(frame.file_name):
-            return f"{frame.function_name} ({pathlib.Path(frame.file_name).name}:{frame.line_num})"
-    return ""
+def _unreached(jaxpr: Jaxpr) -> list[str]:
+    """The sentences noted about dropout that no adapter decides."""
+    return [sentence for sentence, _ in _notes(jaxpr, _marks.UNREACHED_NOTE)]
 
 
-def _is_library(file: str) -> bool:
-    of_python = file.startswith(_PYTHON) and "site-packages" not in file
-    return of_python or file.startswith(_LIBRARIES)
+def _choices(jaxpr: Jaxpr) -> Iterator[Choice]:
+    """Every noted `Choice`."""
+    for (sites, *rest), _ in _notes(jaxpr, _marks.CHOICE_NOTE):
+        yield Choice([Site(p, k, r, tuple(shape), live) for p, k, r, shape, live in sites], *rest)
+
+
+def _notes(jaxpr: Jaxpr, prefix: str) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """The contents of the notes of one kind, each with the shape of the array that carries it."""
+    for equation in _jaxpr.equations(jaxpr):
+        name = str(equation.params.get("name"))
+        if equation.primitive.name == "name" and name.startswith(prefix):
+            yield json.loads(name[len(prefix) :]), _jaxpr.shape_of(equation.outvars[0])

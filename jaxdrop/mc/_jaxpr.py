@@ -1,15 +1,23 @@
-"""Traced programs: their equations, where their values go, and the memory that a pass takes."""
+"""Traced programs: their equations, their random draws, and where their values come from."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+import pathlib
+import sysconfig
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from jaxdrop.mc import _pytrees
+import jaxdrop
+from jaxdrop.mc import _marks, _pytrees
 
-Value = TypeVar("Value")
+_LIBRARIES = tuple(str(pathlib.Path(str(m.__file__)).parent) for m in (jax, flax, jaxdrop))
+_PYTHON = sysconfig.get_paths()["stdlib"]
+_PRIMITIVES = {"random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"}
+_PHILOX = "philox4x32"  # the one program by which this package draws bits
+_COUNTER = 4  # words of its input beside those of the key
 
 
 def trace(fn: Callable[..., Any], key: Any, args: Any, kwargs: Any) -> Jaxpr:
@@ -66,116 +74,180 @@ def working_set(jaxpr: Jaxpr, inputs: Sequence[bool]) -> int:
     return most
 
 
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable of a program."""
+    return getattr(variable.aval, "shape", ())
+
+
 def _bytes(variable: Any) -> int:
-    shape = getattr(variable.aval, "shape", ())
-    size = math.prod(n for n in shape if isinstance(n, int))  # a symbol counts as 1
+    size = math.prod(n for n in shape_of(variable) if isinstance(n, int))  # a symbol counts as 1
     return size * getattr(getattr(variable.aval, "dtype", None), "itemsize", 4)
 
 
-class Flow(Generic[Value]):
-    """Follows values through a program and the programs inside it, from inputs to outputs.
+class Value(NamedTuple):
+    """What is known of a value of a program.
 
-    A subclass says what is known of a value, and what becomes of it in an equation. Values are
-    compared: a loop is followed until its carry no longer changes.
+    Attributes:
+        source: number of the input that it is, a `_Slice` of one inside a loop, or None.
+        key: whether it depends on the key of the pass.
+        site: whether it does so by way of the key of a site.
+        owner: path and kind of the module that has got it as a key of its own, or as one among the
+            arguments of its call.
     """
 
-    nothing: Value  # what is known of a constant
+    source: Any = None
+    key: bool = False
+    site: bool = False
+    owner: tuple[str, str] | None = None
+
+
+class _Slice(NamedTuple):
+    of: Any
+    loop: int
+
+
+class Draw(NamedTuple):
+    """Random bits of a program: where they are drawn, their shape, and what is known of the key."""
+
+    place: str
+    shape: tuple[int, ...]
+    origin: Value
+
+
+def forwarded(jaxpr: Jaxpr) -> list[int | None]:
+    """For each output of a program the number of the input that it is, or None.
+
+    The lifted transforms of Flax hand an unchanged variable on through calls, through the carry of
+    a loop, as slices that a loop gives back, and through branches that agree.
+    """
+    inputs = [Value(source=number) for number in range(len(jaxpr.invars))]
+    return [value.source for value in _Walk().outputs(jaxpr, inputs)]
+
+
+def draws(jaxpr: Jaxpr) -> tuple[list[Draw], bool]:
+    """Every `Draw` of a program whose first input is the key of the pass.
+
+    And whether any of its outputs depends on that key.
+    """
+    walk = _Walk()
+    outputs = walk.outputs(jaxpr, [Value(key=number == 0) for number in range(len(jaxpr.invars))])
+    return walk.draws, any(value.key for value in outputs)
+
+
+def _computed(values: Collection[Value]) -> Value:
+    """A value that depends on several."""
+    return Value(
+        None,
+        any(value.key for value in values),
+        any(value.site for value in values),
+        next((value.owner for value in values if value.owner is not None), None),
+    )
+
+
+def _one_of(values: Sequence[Value], deciding: Sequence[Value] = ()) -> Value:
+    """A value that is one of several, which others decide."""
+    agree = all(value.source == values[0].source for value in values)
+    return _computed((*values, *deciding))._replace(source=values[0].source if agree else None)
+
+
+class _Walk:
+    """Follows the values of a program, and of the programs inside it, from inputs to outputs."""
 
     def __init__(self) -> None:
+        self.draws: list[Draw] = []
         self.around: list[JaxprEqn] = []  # the equation that is followed, and those around it
-        self.found: list[Any] = []  # for a subclass; a loop keeps what its last turn adds
-
-    def plain(self, equation: JaxprEqn, entering: list[Value]) -> list[Value] | None:
-        """The outputs of an equation, or None if the programs inside it decide."""
-        raise NotImplementedError
-
-    def mixed(self, values: Sequence[Value]) -> Value:
-        """What is known of a value that is computed from several."""
-        raise NotImplementedError
-
-    def one_of(self, values: Sequence[Value], deciding: Sequence[Value] = ()) -> Value:
-        """What is known of a value that is one of several, chosen by others."""
-        raise NotImplementedError
-
-    def after_loop(self, carry: Value, leaving: Value) -> Value:
-        """What is known of a carry when a loop has ended."""
-        del carry
-        return leaving
-
-    def slice_of(self, value: Value, loop: JaxprEqn) -> Value:
-        """What is known of a slice that a loop takes from a value."""
-        del loop
-        return value
-
-    def stack_of(self, value: Value, loop: JaxprEqn) -> Value:
-        """What is known of the stack of a value of each turn of a loop."""
-        del loop
-        return value
 
     def outputs(self, jaxpr: Jaxpr, inputs: Sequence[Value]) -> list[Value]:
-        """What is known of the outputs of a program."""
-        known, nothing = dict(zip(jaxpr.invars, inputs)), self.nothing
+        """The outputs of a program with these inputs."""
+        known, constant = dict(zip(jaxpr.invars, inputs)), Value()
 
         def read(variable: Any) -> Value:
-            return nothing if isinstance(variable, Literal) else known.get(variable, nothing)
+            return constant if isinstance(variable, Literal) else known.get(variable, constant)
 
         for equation in jaxpr.eqns:
             self.around.append(equation)
-            leaving = self._leaving(equation, [read(variable) for variable in equation.invars])
+            leaving = self.leaving(equation, [read(variable) for variable in equation.invars])
             known.update(zip(equation.outvars, leaving))
             self.around.pop()
         return [read(variable) for variable in jaxpr.outvars]
 
-    def _leaving(self, equation: JaxprEqn, entering: list[Value]) -> list[Value]:
-        plain = self.plain(equation, entering)
-        if plain is not None:
-            return plain
+    def leaving(self, equation: JaxprEqn, entering: list[Value]) -> list[Value]:
+        """The outputs of an equation."""
         name, params = equation.primitive.name, equation.params
+        computed = _computed(entering)
+        if _is_draw(equation):
+            shape = shape_of(equation.outvars[0])
+            if 0 not in shape:
+                place = next(filter(None, map(_place, reversed(self.around))), "")
+                self.draws.append(Draw(place, shape, computed))
+            return [computed] * len(equation.outvars)
+        if name in ("random_fold_in", "random_wrap"):
+            return [_key_made(equation, computed)]
+        if name in ("name", "copy", "copy_p", "optimization_barrier"):
+            return [computed._replace(source=value.source) for value in entering]
         if name == "scan":
-            return self._scan(equation, entering)
+            return self.scan(equation, entering)
         if name == "while":
-            return self._while(params, entering)
+            return self.while_loop(params, entering)
         if name == "cond":
             results = [self.outputs(branch.jaxpr, entering[1:]) for branch in params["branches"]]
-            return [self.one_of(values, entering[:1]) for values in zip(*results)]
+            return [_one_of(values, entering[:1]) for values in zip(*results)]
         inner = list(programs(params))
         if len(inner) == 1 and len(inner[0].invars) == len(entering):
             return self.outputs(inner[0], entering)
         # Which operand enters where is not known, so everything meets everything.
-        mixed = self.mixed(entering)
         for program in inner:
-            self.outputs(program, [mixed] * len(program.invars))
-        return [mixed] * len(equation.outvars)
+            self.outputs(program, [computed] * len(program.invars))
+        return [computed] * len(equation.outvars)
 
-    def _scan(self, equation: JaxprEqn, entering: list[Value]) -> list[Value]:
+    def scan(self, equation: JaxprEqn, entering: list[Value]) -> list[Value]:
+        """The outputs of a loop over slices."""
         num_consts, num_carry = _scan_sizes(equation)
-        end = num_consts + num_carry
-        slices = [self.slice_of(value, equation) for value in entering[end:]]
+        end, loop = num_consts + num_carry, id(equation)
+        slices = [
+            value._replace(source=None if value.source is None else _Slice(value.source, loop))
+            for value in entering[end:]
+        ]
         body, carry = equation.params["jaxpr"].jaxpr, entering[num_consts:end]
-        leaving = self._loop(body, entering[:num_consts], carry, slices)
-        stacks = [self.stack_of(value, equation) for value in leaving[num_carry:]]
-        return leaving[:num_carry] + stacks
+        leaving = self.loop(body, entering[:num_consts], carry, slices)
+        # A stack of the slices of a value is that value; of anything else it is a new one.
+        for number, value in enumerate(leaving[num_carry:], num_carry):
+            whole = isinstance(value.source, _Slice) and value.source.loop == loop
+            leaving[number] = value._replace(source=value.source.of if whole else None)
+        return leaving
 
-    def _while(self, params: Mapping[str, Any], entering: list[Value]) -> list[Value]:
+    def while_loop(self, params: Mapping[str, Any], entering: list[Value]) -> list[Value]:
+        """The outputs of a loop whose length may depend on something, too."""
         end = params["cond_nconsts"]
         consts, entering = entering[:end], entering[end:]
         end = params["body_nconsts"]
-        leaving = self._loop(params["body_jaxpr"].jaxpr, entering[:end], entering[end:], [])
+        leaving = self.loop(params["body_jaxpr"].jaxpr, entering[:end], entering[end:], [])
         again = self.outputs(params["cond_jaxpr"].jaxpr, [*consts, *leaving])
-        return [self.one_of((value,), again) for value in leaving]
+        return [_one_of((value,), again) for value in leaving]
 
-    def _loop(
+    def loop(
         self, body: Jaxpr, consts: list[Value], carry: list[Value], slices: list[Value]
     ) -> list[Value]:
-        start = len(self.found)
+        """The outputs of the last turn of a loop."""
+        start = len(self.draws)
         while True:
             leaving = self.outputs(body, [*consts, *carry, *slices])
-            merged = [self.one_of(pair) for pair in zip(carry, leaving)]
-            if merged == carry:
-                after = [self.after_loop(*pair) for pair in zip(carry, leaving)]
+            merged = [_one_of(pair) for pair in zip(carry, leaving)]
+            if merged == carry:  # another turn changes nothing
+                # A loop may end before its first turn, which then has not replaced the carry.
+                after = [b._replace(source=a.source) for a, b in zip(merged, leaving)]
                 return after + leaving[len(carry) :]
             carry = merged
-            del self.found[start:]
+            del self.draws[start:]
+
+
+def _key_made(equation: JaxprEqn, origin: Value) -> Value:
+    """A key that an equation makes, maybe in a scope of an adapter."""
+    scopes = str(equation.source_info.name_stack)
+    owner = _marks.read_owner(scopes)
+    if equation.primitive.name == "random_wrap" and owner is not None:
+        return origin._replace(owner=owner, site=False)
+    return origin._replace(site=origin.site or (origin.key and _marks.SITE in scopes))
 
 
 def _scan_sizes(equation: JaxprEqn) -> tuple[int, int]:
@@ -190,42 +262,24 @@ def _scan_sizes(equation: JaxprEqn) -> tuple[int, int]:
     return len(equation.invars) - slices - num_carry, num_carry
 
 
-def forwarded(jaxpr: Jaxpr) -> list[int | None]:
-    """For each output of a program the number of the input that it is, or None.
-
-    The lifted transforms of Flax hand an unchanged variable on through calls, through the carry of
-    a loop, as slices that a loop gives back, and through branches that agree.
-    """
-    return _Forwarding().outputs(jaxpr, range(len(jaxpr.invars)))
-
-
-class _Slice(NamedTuple):
-    of: Any
-    loop: int
+def _is_draw(equation: JaxprEqn) -> bool:
+    name = equation.primitive.name
+    if name in _PRIMITIVES:
+        return True
+    # Flax's scan traces what is known beforehand on its own: the counter without the key.
+    ours = name in ("jit", "pjit") and equation.params["name"] == _PHILOX
+    return ours and len(equation.invars) > _COUNTER
 
 
-class _Forwarding(Flow[Any]):
-    """The number of an input, a `_Slice` of one in a loop, or None for any other value."""
+def _place(equation: JaxprEqn) -> str:
+    traceback = equation.source_info.traceback
+    frames: Any = () if traceback is None else traceback.frames
+    for frame in frames:
+        if not _is_library(frame.file_name):
+            return f"{frame.function_name} ({pathlib.Path(frame.file_name).name}:{frame.line_num})"
+    return ""
 
-    nothing = None
 
-    def plain(self, equation: JaxprEqn, entering: list[Any]) -> list[Any] | None:
-        handing_on = equation.primitive.name in ("name", "copy", "copy_p", "optimization_barrier")
-        return entering if handing_on else None
-
-    def mixed(self, values: Sequence[Any]) -> None:
-        return None
-
-    def one_of(self, values: Sequence[Any], deciding: Sequence[Any] = ()) -> Any:
-        return values[0] if all(value == values[0] for value in values) else None
-
-    def after_loop(self, carry: Any, leaving: Any) -> Any:
-        # A loop may end before its first turn, which then has not overwritten the carry.
-        return self.one_of((carry, leaving))
-
-    def slice_of(self, value: Any, loop: JaxprEqn) -> _Slice | None:
-        return None if value is None else _Slice(value, id(loop))
-
-    def stack_of(self, value: Any, loop: JaxprEqn) -> Any:
-        is_slice = isinstance(value, _Slice) and value.loop == id(loop)
-        return value.of if is_slice else None
+def _is_library(file: str) -> bool:
+    of_python = file.startswith(_PYTHON) and "site-packages" not in file
+    return of_python or file.startswith(_LIBRARIES)

@@ -8,22 +8,20 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import Jaxpr
 
 from jaxdrop.masks import _keys
-from jaxdrop.mc import _jaxpr
 
-_SITE = "jaxdrop.site:"
-_CHANGES = "jaxdrop.changes:"
-_UNREACHED = "jaxdrop.unreached:"
-_CHOICE = "jaxdrop.choice:"
+SITE_NOTE = "jaxdrop.site:"
+CHANGES_NOTE = "jaxdrop.changes:"
+UNREACHED_NOTE = "jaxdrop.unreached:"
+CHOICE_NOTE = "jaxdrop.choice:"
 # The scope in which the key of a site is made.
 SITE = "jaxdrop.key_of_site"
 # The scope in which a module gets keys, by its path and its class.
@@ -79,66 +77,39 @@ def mark_site(
     If ``live`` is None, it is a site only if the module has drawn by a key that was noted as its
     own.
     """
-    return _noted(x, _SITE, ("/".join(map(str, path)), kind.__name__, rate, live))
+    return _noted(x, SITE_NOTE, ("/".join(map(str, path)), kind.__name__, rate, live))
 
 
 def mark_changes(x: Any, collections: Iterable[str]) -> Any:
     """``x``, with the names of the collections noted that a pass has written."""
-    return _noted(x, _CHANGES, sorted(collections)) if collections else x
+    return _noted(x, CHANGES_NOTE, sorted(collections)) if collections else x
 
 
 def mark_unreached(x: Any, sentence: str) -> Any:
     """``x``, with a sentence noted about dropout that an adapter does not decide."""
-    return _noted(x, _UNREACHED, sentence)
+    return _noted(x, UNREACHED_NOTE, sentence)
 
 
 def mark_choice(x: Any, choice: Choice) -> Any:
     """``x``, with the `Choice` noted by which a pass was made."""
-    return _noted(x, _CHOICE, choice)
-
-
-def sites(jaxpr: Jaxpr) -> Iterator[Site]:
-    """Every noted `Site` of a program, in order; ``live`` may be None."""
-    for (path, kind, rate, live), shape in _notes(jaxpr, _SITE):
-        yield Site(path, kind, rate, shape, live)
-
-
-def changes(jaxpr: Jaxpr) -> set[str]:
-    """Names of the collections that a program is noted to write."""
-    return {name for names, _ in _notes(jaxpr, _CHANGES) for name in names}
-
-
-def unreached(jaxpr: Jaxpr) -> list[str]:
-    """The sentences noted about dropout that no adapter decides."""
-    return [sentence for sentence, _ in _notes(jaxpr, _UNREACHED)]
-
-
-def choices(jaxpr: Jaxpr) -> Iterator[Choice]:
-    """Every noted `Choice`."""
-    for (sites, *rest), _ in _notes(jaxpr, _CHOICE):
-        yield Choice([Site(p, k, r, tuple(shape), live) for p, k, r, shape, live in sites], *rest)
+    return _noted(x, CHOICE_NOTE, choice)
 
 
 def _noted(x: Any, prefix: str, content: Any) -> Any:
     leaves, structure = jax.tree.flatten(x)
     for number, leaf in enumerate(leaves):
-        if _carries_notes(leaf):
+        if _is_array(leaf) and not _is_key(leaf):
             leaves[number] = checkpoint_name(leaf, prefix + json.dumps(content))
             break
     return jax.tree.unflatten(structure, leaves)
 
 
-def _carries_notes(leaf: Any) -> bool:
-    array = isinstance(leaf, jax.Array | np.ndarray)
-    return array and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
 
 
-def _notes(jaxpr: Jaxpr, prefix: str) -> Iterator[tuple[Any, tuple[int, ...]]]:
-    """The contents of the notes of one kind, each with the shape of the array that carries it."""
-    for equation in _jaxpr.equations(jaxpr):
-        name = str(equation.params.get("name"))
-        if equation.primitive.name == "name" and name.startswith(prefix):
-            yield json.loads(name[len(prefix) :]), equation.outvars[0].aval.shape
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def site_key(key: jax.Array, path: Sequence[str]) -> jax.Array:
@@ -178,7 +149,7 @@ def noted(path: Sequence[str], kind: type, keys: jax.Array) -> jax.Array:
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))  # pyright: ignore
 
 
-def read_given(scopes: str) -> tuple[str, str] | None:
+def read_owner(scopes: str) -> tuple[str, str] | None:
     """Path and class of the module that the innermost scope of `noted` names, or None."""
     modules = _GIVEN.findall(scopes)
     return (bytes.fromhex(modules[-1][0]).decode(), modules[-1][1]) if modules else None
@@ -196,9 +167,9 @@ def _mapped(
     legacy = {id(x) for x in jax.tree.leaves(_named_as_keys(call, args, kwargs))}
 
     def change(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        if not _is_array(leaf):
             return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if _is_key(leaf):
             return function(leaf)
         if id(leaf) in legacy and _keys.is_legacy(leaf):
             return jax.random.key_data(function(jax.random.wrap_key_data(jnp.asarray(leaf))))

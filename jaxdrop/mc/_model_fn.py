@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.masks import _rate
-from jaxdrop.mc import _audit, _checks, _marks, _pytrees
+from jaxdrop.mc import _audit, _checks, _jaxpr, _marks, _pytrees
 from jaxdrop.mc._decide import Override, Plan
 from jaxdrop.mc._fingerprint import ByValue
 from jaxdrop.mc._marks import Choice, Site
@@ -124,7 +124,7 @@ class Options(NamedTuple):
         shared_masks: whether all examples of a call meet the same sub-network.
     """
 
-    sites: Sites
+    sites: Any
     off: bool
     zero_rates: bool
     shared_masks: bool
@@ -204,4 +204,4 @@ class ModelFn:
         """The sites of a pass by another plan, which is traced and not run."""
         with _marks.auditing(True), _marks.writing(True):
             program = jax.make_jaxpr(lambda key: self.run(key, plan, args, kwargs))(key)
-        return _audit.sites_of(program.jaxpr, _audit.draws(program.jaxpr)[0])[0]
+        return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])[0]

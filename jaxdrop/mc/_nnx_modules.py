@@ -23,8 +23,9 @@ def enliven(model: nnx.Module, plan: Plan, key: jax.Array) -> None:
         mixin = _live_mixin(node) if isinstance(node, nnx.Module) else None
         if mixin is not None:
             kind = Dropout if type(node) is nnx.Dropout else type(node)
-            node.__class__ = _live_class(mixin, kind)
-            node.site_prepare(plan, plan.path(path), key, like(path))
+            live: Any = node
+            live.__class__ = _live_class(mixin, kind)
+            live.site_prepare(plan, plan.path(path), key, like(path))
 
 
 class Live(nnx.Module):
@@ -242,7 +243,7 @@ def _told_methods(cls: type) -> dict[str, Callable[..., Any]]:
 def _methods(cls: type) -> dict[str, Callable[..., Any]]:
     """What a class adds to the methods of Flax's modules, by name."""
     of_flax = {name for base in nnx.Module.__mro__ for name in vars(base)} | {"set_view"}
-    methods: dict[str, Callable[..., Any]] = {}
+    methods: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
             plain = callable(value) and not isinstance(value, type | staticmethod | classmethod)

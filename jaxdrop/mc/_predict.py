@@ -199,7 +199,7 @@ def _passes(
         return mapped(one, key)(numbers)
     padded = -(-size // axis.devices) * axis.devices
     numbers = start.astype(jnp.uint32) + jnp.arange(padded, dtype=jnp.uint32)
-    names = axis.names if len(axis.names) > 1 else axis.names[0]
+    names = axis.names if axis.names[1:] else axis.names[0]
     samples = jax.vmap(one, spmd_axis_name=names)(_spread(numbers, axis))
     if size == padded:
         return samples

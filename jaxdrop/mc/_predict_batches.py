@@ -1,7 +1,7 @@
 """Predictions for more data than fit at once."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -117,7 +117,7 @@ def predict_batches(
     return jax.tree.map(lambda axis, *parts: np.concatenate(parts, axis), axes, *results)
 
 
-def _with_bar(batches, progress):
+def _with_bar(batches: Iterable[Any], progress: bool) -> Iterable[Any]:
     if not progress:
         return batches
     try:
@@ -127,7 +127,7 @@ def _with_bar(batches, progress):
     return tqdm(batches, unit="batch", ncols=78)
 
 
-def _examples(args) -> int:
+def _examples(args: Any) -> int:
     """Number of examples of a batch."""
     leaves = [leaf for leaf in jax.tree.leaves(args) if _pytrees.is_array(leaf)]
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
@@ -140,7 +140,7 @@ def _examples(args) -> int:
     return sizes.pop()  # pyright: ignore[reportReturnType]
 
 
-def _filled(args, first, size):
+def _filled(args: Any, first: Any, size: int) -> Any:
     """The arguments with as many examples as the first ones, which they are then placed like."""
     largest = _examples(first)
     if size > largest:
@@ -151,7 +151,7 @@ def _filled(args, first, size):
     return args if size == largest else jax.tree.map(_fill, args, first)
 
 
-def _fill(x, like):
+def _fill(x: Any, like: Any) -> Any:
     if not _pytrees.is_array(x):
         return x
     rows = np.minimum(np.arange(like.shape[0]), x.shape[0] - 1)
@@ -164,7 +164,7 @@ def _fill(x, like):
     return x
 
 
-def _arguments(batch, inputs):
+def _arguments(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
     """The arguments of the function in a batch, a tuple; tensors of others as NumPy arrays."""
     picked = batch if inputs is None else inputs(batch)
     if inputs is None and isinstance(picked, list):
@@ -177,8 +177,8 @@ def _arguments(batch, inputs):
 
 
 @contextlib.contextmanager
-def _hints(fn, key, args, batch):
-    """Inside, an error of a function that does not take a batch as it came names ``inputs``."""
+def _hints(fn: Any, key: jax.Array, args: Any, batch: Any) -> Iterator[None]:
+    """Inside, an error of a function that does not take a batch as it is names ``inputs``."""
     kinds = (TypeError, ValueError, AttributeError)
     try:
         yield
@@ -188,16 +188,16 @@ def _hints(fn, key, args, batch):
                 _jaxpr.trace(fn, key, args, {})
             except kinds:
                 is_tuple = isinstance(batch, tuple)
-                came = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
+                kind = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
                 pick = "batch[0]" if is_tuple else f"batch[{next(iter(batch))!r}]"
                 raise TypeError(
-                    f"batches: expected what fn takes, got {came}: {error}; pick the inputs, as "
+                    f"batches: expected what fn takes, got {kind}: {error}; pick the inputs, as "
                     f"in inputs=lambda batch: {pick}"
                 ) from error
         raise
 
 
-def _keyed(fn, keys, args, done):
+def _keyed(fn: Any, keys: str, args: Any, done: int) -> tuple[Any, Any]:
     """The function to sample and its arguments, by what gets a key of its own."""
     if keys != "example":
         return fn, args
@@ -206,10 +206,10 @@ def _keyed(fn, keys, args, done):
     return Partial(_each_example, fn), (numbers, *args)
 
 
-def _each_example(fn, key, numbers, *args):
+def _each_example(fn: Any, key: jax.Array, numbers: Any, *args: Any) -> Any:
     arrays, static = _pytrees.split(args)
 
-    def one(pair):
+    def one(pair: Any) -> Any:
         number, arrays = pair
         arrays = jax.tree.map(lambda x: x[None], arrays)
         output = fn(jax.random.fold_in(key, number), *_pytrees.join(arrays, static))
@@ -218,23 +218,23 @@ def _each_example(fn, key, numbers, *args):
     return mapped(one, key)((numbers, arrays))
 
 
-def _example_axes(fn, key, args, options, result):
+def _example_axes(fn: Any, key: jax.Array, args: Any, options: Any, result: Any) -> Any:
     """The axis of examples of each result: the one that grows with the batch."""
     arrays, static = _pytrees.split(args)
 
-    def longer(x):
+    def longer(x: jax.Array) -> jax.ShapeDtypeStruct:
         # Twice as many, which the devices of a mesh divide as well.
         kind = jax.typeof(x)
         shape = (2 * x.shape[0], *x.shape[1:])
         return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=_explicit(kind))
 
-    def call(key, arrays):
+    def call(key: jax.Array, arrays: list[Any]) -> Any:
         return summarised(fn, key, _pytrees.join(arrays, static), {}, *options)
 
     with jax.disable_jit(False):
         larger = jax.eval_shape(call, key, jax.tree.map(longer, arrays))
 
-    def axis(x, y):
+    def axis(x: Any, y: Any) -> int:
         changed = [a for a, (m, n) in enumerate(zip(x.shape, y.shape)) if m != n]
         if len(changed) != 1:
             raise ValueError(
@@ -246,6 +246,6 @@ def _example_axes(fn, key, args, options, result):
     return jax.tree.map(axis, result, larger)
 
 
-def _explicit(kind):
+def _explicit(kind: Any) -> Any:
     """The sharding that is part of a type, on a mesh with Explicit axes, or None."""
     return None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding
