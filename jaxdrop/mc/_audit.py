@@ -27,11 +27,11 @@ class Audit(NamedTuple):
         sites: every `Site`, in the order of the program. A site inside a loop counts once.
         depends_on_key: whether any output depends on the key.
         bytes_a_pass: about what one more pass side by side adds to the memory of a program.
-        changes: collections, in nnx kinds of variables, that the model would write in a pass:
-            empty where all is well. What is written is lost in nnx and refused by linen, and may
-            mean that a norm of the model's own does not evaluate.
-        unreached: a sentence for each place whose dropout an adapter does not decide: with its
-            name, and why. Empty where all is well.
+        changes: collections, in nnx kinds of variables, that the model would write in a pass;
+            empty if all is well. A write is lost in nnx and refused by linen, and may mean that a
+            norm that the user wrote does not evaluate.
+        unreached: a sentence for each place whose dropout an adapter does not decide, with its
+            name and the reason; empty if all is well.
     """
 
     sites: tuple[Site, ...]

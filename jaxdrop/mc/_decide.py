@@ -3,12 +3,13 @@
 Here a decision is only made. `_linen` and `_nnx_modules` apply it to the modules.
 """
 
+import contextlib
 import fnmatch
 import functools
 import inspect
 import numbers
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -156,6 +157,10 @@ class Plan(NamedTuple):
     hidden: tuple[str, ...] = ()
     prefix: Path = ()
 
+    def at_rate(self, rate: Any) -> "Plan":
+        """The plan with another rate instead of those of the sites, or None."""
+        return self._replace(override=self.override._replace(rate=rate))
+
     def inside(self, path: Iterable[Any]) -> "Plan":
         """The plan for a model that is the module at ``path`` of this one."""
         return self._replace(prefix=self.path(path))
@@ -249,6 +254,18 @@ def told(
         if passed is None or passed is inspect.Parameter.empty or _is_flag(passed):
             bound.arguments[name] = value
     return bound.args, bound.kwargs
+
+
+@contextlib.contextmanager
+def holding(module: Any, **values: Any) -> Iterator[None]:
+    """Inside, fields or attributes of a module have other values."""
+    # In its dictionary, because a linen module is frozen and an nnx module looks at what it gets.
+    before = {name: vars(module)[name] for name in values}
+    vars(module).update(values)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
 
 
 def _is_flag(value: Any) -> bool:

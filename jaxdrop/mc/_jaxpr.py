@@ -124,6 +124,25 @@ def forwarded(jaxpr: Jaxpr) -> list[int | None]:
     return [value.source for value in _Walk().outputs(jaxpr, inputs)]
 
 
+def handed_on(run: Callable[[Any], Mapping[Any, Any]], values: Mapping[Any, Any]) -> set[Any]:
+    """The names under which ``run`` returns what it has got, by `forwarded`."""
+    if not values:
+        return set()
+
+    def after(values: Mapping[Any, Any]) -> dict[Any, list[Any]]:
+        end = run(values)
+        return {name: jax.tree.leaves(end[name]) for name in values}
+
+    program, shape = jax.make_jaxpr(after, return_shape=True)(values)
+    sources, start, same = iter(forwarded(program.jaxpr)), 0, set[Any]()
+    for name in sorted(values):  # as JAX flattens a dict
+        end = start + len(jax.tree.leaves(values[name]))
+        if [next(sources) for _ in shape[name]] == list(range(start, end)):
+            same.add(name)
+        start = end
+    return same
+
+
 def draws(jaxpr: Jaxpr) -> tuple[list[Draw], bool]:
     """Every `Draw` of a program whose first input is the key of the pass.
 

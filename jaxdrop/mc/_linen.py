@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from jaxdrop.linen._replace import replaced_attention
 from jaxdrop.mc import _checks, _decide, _fingerprint, _jaxpr, _marks
 from jaxdrop.mc._decide import Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
-from jaxdrop.mc._model_fn import ModelFn, Options
+from jaxdrop.mc._model_fn import ModelFn
 
 _active: contextvars.ContextVar[Any] = contextvars.ContextVar("active", default=None)
 
@@ -36,7 +36,8 @@ class LinenFn(ModelFn):
     rate: Any
     model: ByValue = dataclasses.field(metadata={"static": True})
     method: Any = dataclasses.field(metadata={"static": True})
-    options: Options = dataclasses.field(metadata={"static": True})
+    plan: Plan = dataclasses.field(metadata={"static": True})
+    shared_masks: bool = dataclasses.field(metadata={"static": True})
 
     def called(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
         model, method = self.model.value, kwargs.get("method", self.method)
@@ -73,8 +74,8 @@ class LinenFn(ModelFn):
             for name, before in self.variables.items()
             if not scope.in_filter(mutable, name) and not _same(before, after.get(name, before))
         }
-        if written:
-            written -= _handed_on(lambda variables: run(variables)[1], self.variables, written)
+        some = {name: self.variables[name] for name in written}
+        written -= _jaxpr.handed_on(lambda some: run({**self.variables, **some})[1], some)
         output = _marks.mark_changes(output, written)
         if mutable is False:
             return output
@@ -85,24 +86,6 @@ def _same(before: Any, after: Any) -> bool:
     """Whether all leaves are the same objects, as Flax returns what was not written."""
     before, after = jax.tree.leaves(before), jax.tree.leaves(after)
     return len(before) == len(after) and all(a is b for a, b in zip(before, after))
-
-
-def _handed_on(run: Callable[[Any], Any], variables: Any, names: Iterable[str]) -> set[str]:
-    """Those collections that a pass returns as they were, through a loop or a call."""
-    some = {name: variables[name] for name in sorted(names)}
-
-    def after(some: Any) -> Any:
-        end = run({**variables, **some})
-        return {name: jax.tree.leaves(end[name]) for name in some}
-
-    program, shape = jax.make_jaxpr(after, return_shape=True)(some)
-    sources, start, same = iter(_jaxpr.forwarded(program.jaxpr)), 0, set()
-    for name, before in some.items():
-        end = start + len(jax.tree.leaves(before))
-        if [next(sources) for _ in shape[name]] == list(range(start, end)):
-            same.add(name)
-        start = end
-    return same
 
 
 def streams(key: jax.Array, more: Mapping[str, jax.Array] | None = None) -> dict[str, jax.Array]:
@@ -195,7 +178,7 @@ class _Interceptor:
         decision = self.plan.decide(role, path, module.rate, flag, fixed=not has_rate)
         inputs = list(call.arguments.values())
         inputs = _marks.mark_site(inputs, path, type(module), decision.marked, decision.live)
-        with _fields(module, **({"rate": decision.rate} if has_rate else {})):
+        with _decide.holding(module, **({"rate": decision.rate} if has_rate else {})):
             key = None
             if decision.live:
                 key = _marks.site_key(module.make_rng(module.rng_collection), path)
@@ -211,17 +194,17 @@ class _Interceptor:
         call.arguments.update(deterministic=not decision.live)
         with contextlib.ExitStack() as stack:
             enter = stack.enter_context
-            enter(_fields(module, deterministic=None))  # Flax refuses to be told twice
+            enter(_decide.holding(module, deterministic=None))  # Flax refuses to be told twice
             if decision.live:
                 key = _marks.site_key(module.make_rng("dropout"), path)
                 call.arguments.update(dropout_rng=key)
                 if is_overridden:
-                    enter(_fields(module, dropout_rate=_decide.SOME_RATE))
+                    enter(_decide.holding(module, dropout_rate=_decide.SOME_RATE))
                 # It looks at the rate to see whether the module drops at all.
                 enter(replaced_attention(module))
                 if is_overridden:
                     changed = _decide.at_rate(module.attention_fn, decision.rate)
-                    enter(_fields(module, attention_fn=changed))
+                    enter(_decide.holding(module, attention_fn=changed))
             output = next_method(*call.args, **call.kwargs)
         return _marks.mark_site(output, path, type(module), decision.marked, decision.live)
 
@@ -233,7 +216,7 @@ class _Interceptor:
             return not self.plan.is_chosen(path)
         own = {n: getattr(module, n) for n in _names(module).intersection(_decide.RATES["cell"])}
         rates = {n: self.plan.decide("cell", path, rate).rate for n, rate in own.items()}
-        with _fields(module, **rates):
+        with _decide.holding(module, **rates):
             result = next_method(*args, **kwargs)
             if name == "sequence_key":
                 return _marks.site_key(result, path)
@@ -271,21 +254,8 @@ class _Interceptor:
         own = _decide.own_flags(module, {n: flags[n] for n in flags.keys() & _names(module)})
         args, kwargs = _decide.told(next_method, args, kwargs, flags, own)
         args, kwargs = _marks.handed(path, type(module), next_method, args, kwargs)
-        with _fields(module, **own):
+        with _decide.holding(module, **own):
             return next_method(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _fields(module: Any, **values: Any) -> Iterator[None]:
-    """Inside, fields of a module have other values."""
-    before = {name: getattr(module, name) for name in values}
-    for name, value in values.items():
-        object.__setattr__(module, name, value)  # a linen module is frozen
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            object.__setattr__(module, name, value)
 
 
 def _names(module: Any) -> set[str]:

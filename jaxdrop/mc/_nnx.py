@@ -25,7 +25,8 @@ class NnxFn(_model_fn.ModelFn):
     state: Any
     rate: Any
     graph: ByValue = dataclasses.field(metadata={"static": True})
-    options: _model_fn.Options = dataclasses.field(metadata={"static": True})
+    plan: Plan = dataclasses.field(metadata={"static": True})
+    shared_masks: bool = dataclasses.field(metadata={"static": True})
 
     def called(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
         del kwargs
@@ -47,9 +48,9 @@ def nnx_fn(
 ) -> NnxFn:
     """What `from_nnx` returns."""
     _checks.check_nnx(model, nnx.Module)
-    options, array = _model_fn.options(sites, rate, zero_rates, shared_masks)
+    checked, plan = _model_fn.planned(sites, rate, zero_rates)
     graph, state = nnx.split(_evaluating(model))
-    return NnxFn(state, array, ByValue(graph), options)
+    return NnxFn(state, checked, ByValue(graph), plan, bool(shared_masks))
 
 
 def _evaluating(model: nnx.Module) -> nnx.Module:
@@ -110,17 +111,13 @@ def _pass(
 
     output, before, after = run({})
     changed = [path for path, v in after.items() if v.get_raw_value() is not before[path]]
-    if changed:
-        # A loop, or a call of a program, returns what it leaves alone as another array: another
-        # pass, which is only traced, shows which arrays are those that went in.
 
-        def again(values: list[Any]) -> list[Any]:
-            after = run(dict(zip(changed, values)))[2]
-            return [after[path].get_raw_value() for path in changed]
+    def again(values: Mapping[int, Any]) -> dict[int, Any]:
+        after = run({changed[number]: value for number, value in values.items()})[2]
+        return {number: after[path].get_raw_value() for number, path in enumerate(changed)}
 
-        program = jax.make_jaxpr(again)([before[path] for path in changed])
-        sources = enumerate(_jaxpr.forwarded(program.jaxpr))
-        changed = [changed[number] for number, source in sources if number != source]
+    same = _jaxpr.handed_on(again, {n: before[path] for n, path in enumerate(changed)})
+    changed = [path for number, path in enumerate(changed) if number not in same]
     return output, after, {path: type(after[path]) for path in changed}
 
 

@@ -73,7 +73,7 @@ class Live(nnx.Module):
         """Inside, rates that stand here once for each layer are one number; gives a stream."""
         names = self.site_rates() if self.site_overridden else []
         rates = {name: _nnx_streams.first(getattr(self, name)) for name in names}
-        with _attributes(self, **rates), _nnx_streams.opened(self.rngs) as stream:
+        with _decide.holding(self, **rates), _nnx_streams.opened(self.rngs) as stream:
             yield stream
 
     def site_decision(self, rate: Any, flag: Any = None) -> Decision:
@@ -107,9 +107,8 @@ class _LiveAttention(Live):
         with self.site_called() as stream:
             decision = self.site_decision(self.dropout_rate)
             off = not decision.live
-            with _attributes(
-                self, **({"dropout_rate": 0.0} if off else self.site_dropping(decision))
-            ):
+            attributes = {"dropout_rate": 0.0} if off else self.site_dropping(decision)
+            with _decide.holding(self, **attributes):
                 output = super().__call__(*args, deterministic=off, rngs=stream, **kwargs)
         return self.site_marked(output, decision)
 
@@ -130,7 +129,7 @@ class _LiveCell(Live):
         return not self.site_chosen
 
     def initialize_carry(self, *args: Any, **kwargs: Any) -> Any:
-        with self.site_called() as stream, _attributes(self, rngs=stream):
+        with self.site_called() as stream, _decide.holding(self, rngs=stream):
             carry = super().initialize_carry(*args, **kwargs)  # pyright: ignore
             decision = self.site_decision(_decide.common_rate(self.rates))
         return self.site_marked(carry, decision)
@@ -154,17 +153,15 @@ class _LiveBridge(Live):
         if rate is not None:
             rate = jnp.broadcast_to(rate, _nnx_streams.shape_of(stream))
         self.to_nnx__rate = nnx.data(rate)
-        override = plan.override._replace(rate=None)
-        self.to_nnx__plan = ByValue(plan._replace(override=override, prefix=path))
+        self.to_nnx__plan = ByValue(plan.at_rate(None)._replace(prefix=path))
 
     def __call__(self, *args: Any, rngs: Any = None, **kwargs: Any):
         del rngs  # the key of the pass decides, not the model
-        plan: Plan = self.to_nnx__plan.value
-        override = plan.override._replace(rate=_nnx_streams.first(self.to_nnx__rate))
+        plan = self.to_nnx__plan.value.at_rate(_nnx_streams.first(self.to_nnx__rate))
         with _nnx_streams.opened(self.to_nnx__stream) as stream:
             key = stream()
             streams = nnx.Rngs(_linen.streams(key))
-            with _linen.intercepted(plan._replace(override=override), key):
+            with _linen.intercepted(plan, key):
                 return super().__call__(*args, rngs=streams, **kwargs)  # pyright: ignore
 
 
@@ -193,23 +190,12 @@ class _LiveOther(Live):
             return method(*args, **kwargs)
         args, kwargs = _marks.handed(self.site_path, type(self), method, args, kwargs)
         before = _nnx_streams.counts(self)
-        with _attributes(self, site_inside=True):
+        with _decide.holding(self, site_inside=True):
             output = method(*args, **kwargs)
         if all(a is b for a, b in zip(before, _nnx_streams.counts(self))):
             return output
         # It has asked a stream, maybe for a module inside it: the audit sees who has drawn.
         return _marks.mark_site(output, self.site_path, type(self), None, None)
-
-
-@contextlib.contextmanager
-def _attributes(module: Any, **values: Any) -> Iterator[None]:
-    """Inside, attributes of a module are others."""
-    before = {name: vars(module)[name] for name in values}
-    vars(module).update(values)
-    try:
-        yield
-    finally:
-        vars(module).update(before)
 
 
 def _role_of(node: nnx.Module) -> Role | None:

@@ -36,16 +36,16 @@ def predict(
     to the rounding of the matrix products. All passes are one program; what does not depend on the
     key runs once.
 
-    A function predicts with what it holds at the time of the call: weights that have been trained
-    in place, attributes, globals. It is traced at every call to see them (some milliseconds for a
-    small network), and not kept alive; the same program is compiled once, whatever the weights.
-    What `from_linen` and `from_nnx` give is not even traced again, unless a field of the model, an
-    argument or ``sites`` holds a function of your own. Not seen are then changes of what the
-    methods of a model's class read from outside, and, as anywhere in JAX, of what a function that
+    A function predicts with what it holds at the time of the call: weights that were trained in
+    place, attributes, globals. It is traced at every call to see them (some milliseconds for a
+    small network) and is not kept alive; the same program is compiled once, for all weights.
+    A function of `from_linen` or `from_nnx` is not traced again, unless a field of the model, an
+    argument or ``sites`` holds a function of your own. It then does not see changes to what the
+    methods of a model's class read from outside, nor, as anywhere in JAX, to what a function that
     is jitted inside has closed over. Under ``jax.grad`` or ``jax.vmap`` wrap the call in
-    ``jax.jit``, else a function of your own is compiled at each call; so is one that calls back to
-    a Python function without a module-level name. Under ``jax.disable_jit`` the passes run step by
-    step.
+    ``jax.jit``, because a function of your own is otherwise compiled at each call, as is one that
+    calls back to a Python function without a module-level name. Under ``jax.disable_jit`` the
+    passes run step by step.
 
     Args:
         fn: function of a PRNG key and more arguments, from `from_linen`, `from_nnx` or of your

@@ -224,9 +224,10 @@ def _example_axes(fn: Any, key: jax.Array, args: Any, options: Any, result: Any)
 
     def longer(x: jax.Array) -> jax.ShapeDtypeStruct:
         # Twice as many, which the devices of a mesh divide as well.
-        kind = jax.typeof(x)
-        shape = (2 * x.shape[0], *x.shape[1:])
-        return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=_explicit(kind))
+        kind, shape = jax.typeof(x), (2 * x.shape[0], *x.shape[1:])
+        # The sharding is part of the type only on a mesh with Explicit axes.
+        explicit = None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding
+        return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=explicit)
 
     def call(key: jax.Array, arrays: list[Any]) -> Any:
         return summarised(fn, key, _pytrees.join(arrays, static), {}, *options)
@@ -244,8 +245,3 @@ def _example_axes(fn: Any, key: jax.Array, args: Any, options: Any, result: Any)
         return changed[0]
 
     return jax.tree.map(axis, result, larger)
-
-
-def _explicit(kind: Any) -> Any:
-    """The sharding that is part of a type, on a mesh with Explicit axes, or None."""
-    return None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding
