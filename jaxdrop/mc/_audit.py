@@ -74,8 +74,8 @@ class Audit(NamedTuple):
 def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     """Every dropout site that a call of ``fn`` would pass, live or dead.
 
-    The call is traced with abstract values and nothing is computed. Works on whatever ends in a
-    function of `from_linen` or `from_nnx`: a lambda, a partial, a jitted or mapped function.
+    The call is traced with abstract values and nothing is computed. It works on any callable that
+    ends in a function of `from_linen` or `from_nnx`: a lambda, a partial, a jitted function.
 
     Args:
         fn: function of a key and more arguments.

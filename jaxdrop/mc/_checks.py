@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxdrop.mc import _pytrees
 from jaxdrop.mc._summary import Summary
 
-_FLAX_NAME = re.compile(r"^[A-Z]\w*_\d+$")  # as Flax names modules, and nobody a collection
+_FLAX_NAME = re.compile(r"^[A-Z]\w*_\d+$")  # a module that Flax has named, not a collection
 _PICK = "output=lambda out: out['logits']"
 
 

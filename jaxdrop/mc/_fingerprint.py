@@ -18,15 +18,15 @@ from flax import linen as nn
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-# Whose functions do tomorrow what they do today; a user's may read what has changed.
+# Their functions always do the same; a user's may read a global that has changed.
 _LIBRARIES = {"builtins", "flax", "jax", "jaxdrop", "jaxlib", "math", "numpy", "operator", "optax"}
 _PLAIN = (type(None), bool, int, str, bytes, type(...))
-# Their rules of differentiation are functions made anew by each trace, and play no part forward.
+# Their rules of differentiation are new functions at each trace, and not used going forward.
 CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call"}
 
 
 class UnknownError(Exception):
-    """A value of which nobody can say that it is the same: a user's function, an open object."""
+    """A value that cannot be compared by its contents: a user's function, an unknown object."""
 
 
 class Key:

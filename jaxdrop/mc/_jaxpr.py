@@ -54,10 +54,10 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
 
 
 def working_set(jaxpr: Jaxpr, inputs: Sequence[bool]) -> int:
-    """Bytes that the greediest equation among those behind the marked inputs reads and writes.
+    """Bytes of values depending on the marked inputs that the greediest equation reads and writes.
 
-    Only values that depend on the inputs count. This is about what one more pass side by side adds
-    to the memory of a program whose equations run one after the other.
+    This is about what one more pass side by side adds to the memory of a program whose equations
+    run one after the other.
     """
     tainted = {variable for variable, is_marked in zip(jaxpr.invars, inputs) if is_marked}
     most = 0
@@ -102,6 +102,8 @@ class Value(NamedTuple):
 
 
 class _Slice(NamedTuple):
+    """A slice that a loop takes from the input that is the source ``of`` it."""
+
     of: Any
     loop: int
 
@@ -144,10 +146,7 @@ def handed_on(run: Callable[[Any], Mapping[Any, Any]], values: Mapping[Any, Any]
 
 
 def draws(jaxpr: Jaxpr) -> tuple[list[Draw], bool]:
-    """Every `Draw` of a program whose first input is the key of the pass.
-
-    And whether any of its outputs depends on that key.
-    """
+    """Every `Draw` of a program, and whether an output depends on its first input, the key."""
     walk = _Walk()
     outputs = walk.outputs(jaxpr, [Value(key=number == 0) for number in range(len(jaxpr.invars))])
     return walk.draws, any(value.key for value in outputs)

@@ -54,8 +54,8 @@ class _Stacked(nnx.Pytree):
     """A stream for a module that had none, whether or not it is stacked: for a scan, say.
 
     Its arrays are variables of the kind of one that is stacked with the module, with the first of
-    its axes, so that a transform takes them apart likewise; the first entry of what it leaves of
-    them counts.
+    its axes, so that a transform takes them apart likewise. Of what it leaves, the first element
+    counts.
     """
 
     def __init__(self, key: jax.Array, like: Any) -> None:
@@ -66,7 +66,7 @@ class _Stacked(nnx.Pytree):
         self.count = type(like)(numbers.reshape(self.shape))
 
     def first_key(self) -> jax.Array:
-        """The key: all entries are the same."""
+        """The key: all elements are the same."""
         words = self.words.get_value()
         words = words.reshape(-1, words.shape[-1])[0]
         return jax.random.wrap_key_data(words, impl=self.kind)  # pyright: ignore
@@ -80,8 +80,8 @@ def shape_of(stream: Any) -> tuple[int, ...]:
 def stacks(model: nnx.Module) -> Callable[[tuple[Any, ...]], Any]:
     """A function from the path of a module to a variable that is stacked if the module is.
 
-    The smallest in the smallest module around it; None where that is a scalar, which is in no
-    stack.
+    It is the smallest variable in the smallest module around it, or None if that is a scalar,
+    which cannot be stacked.
     """
     smallest: dict[tuple[Any, ...], Any] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))):

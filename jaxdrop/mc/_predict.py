@@ -66,7 +66,7 @@ def predict(
             be sharded over the others. ``chunk_size`` is rounded up to a multiple of the number
             of devices, ``memory_budget`` holds for each. None leaves the samples together, and
             sharded arguments need nothing.
-        output: function that picks what to summarise from what ``fn`` returns, where that is more
+        output: function that picks what to summarise from the output of ``fn``, if that is more
             than arrays of numbers, such as ``lambda out: out["logits"]``.
         **kwargs: keyword arguments of ``fn``.
 
@@ -216,15 +216,15 @@ def _refuse_empty(args: Any) -> None:
 
 
 def _chunk_size(budget: int, bytes_a_pass: int, num_samples: int) -> int:
-    """As many passes as the budget has room for; rather a little fewer than a ragged rest."""
+    """As many passes as the budget has room for, or a few less if they then divide the samples."""
     most = min(max(budget // max(bytes_a_pass, 1), 1), num_samples)
     return next((n for n in range(most, (most + 1) // 2, -1) if num_samples % n == 0), most)
 
 
 def mapped(fn: Callable[[Any], Any], key: jax.Array) -> Callable[[Any], Any]:
-    """``fn`` over the first axis of its argument, where it folds numbers into ``key``."""
-    # Under vmap the other implementations draw for the whole batch from its first key, which
-    # would make samples depend on the chunk they fall into.
+    """``fn`` over the first axis of its argument; it folds numbers into ``key``."""
+    # Under vmap the other implementations draw for the whole batch from its first key, so samples
+    # would depend on the chunk that they are in.
     if jax.random.key_impl(key) == "threefry2x32":
         return jax.vmap(fn)
     return functools.partial(jax.lax.map, fn)
@@ -248,7 +248,7 @@ class SampleAxis(NamedTuple):
 
 
 def find_axis(sample_axis: Any, key: jax.Array, arrays: Any) -> SampleAxis | None:
-    """The asked axis of the mesh that is set, else of the one the arrays lie on; or None."""
+    """The named axis of the mesh that is set, else of the mesh that an array lies on; or None."""
     if sample_axis is None:
         return None
     names = (sample_axis,) if isinstance(sample_axis, str) else sample_axis

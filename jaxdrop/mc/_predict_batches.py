@@ -35,18 +35,18 @@ def predict_batches(
     """`predict` for each of many batches, and their results put together.
 
     A batch that is smaller than the first one, as the last often is, is filled up with copies of
-    its last example, which are cut off again: all batches run the same program. It is placed on
-    the devices as the first one is. What an example gets does not depend on how many stand beside
-    it, as masks do not, so that its results are those of the smaller batch, to the rounding of the
-    products. Not so for a function whose examples meet or whose batch is not axis 0 of what it
-    draws, and for keys other than threefry, whose bits depend on the whole shape.
+    its last example, whose results are cut off again: all batches run the same program. It is
+    placed on the devices as the first one is. The mask of an example does not depend on the number
+    of examples beside it, so the results are those of the smaller batch, to the rounding of the
+    products. This does not hold for a function whose examples interact or whose batch is not axis 0
+    of what it draws, nor for keys other than threefry, whose bits depend on the whole shape.
 
     Args:
         fn: as for `predict`.
         key: PRNG key.
-        batches: arrays, or tuples of the arguments of ``fn`` after the key, or whatever ``inputs``
-            picks from; examples are axis 0 of every array that ``fn`` gets. A list, a generator, a
-            data loader; tensors that NumPy can read will do.
+        batches: list, generator or data loader of arrays, of tuples of the arguments of ``fn``
+            after the key, or of what ``inputs`` picks from. Examples are axis 0 of every array that
+            ``fn`` gets. Tensors that NumPy can read will do.
         num_samples: as for `predict`.
         summary: as for `predict`; each of its results has to have an axis of examples.
         chunk_size: as for `predict`.
@@ -61,7 +61,7 @@ def predict_batches(
             so that results do not depend on how the data are cut into batches; it takes longer.
             ``"call"``: every batch is ``predict(fn, key, ...)``, so that a function whose masks
             are shared by its batch asks the same sub-networks about all data.
-        progress: whether to show a bar on stderr, where tqdm is installed.
+        progress: whether to show a bar on stderr, if tqdm is installed.
 
     Returns:
         The result of the summary for all examples, with NumPy arrays.

@@ -174,7 +174,7 @@ def _check(result: Regression) -> None:
         raise ValueError(
             "regression: expected a function that returns (mean, variance) with variances of at "
             f"least 0, got negative ones or NaN for {wrong.sum()} of {wrong.size} "
-            "entries; write (mean, jnp.exp(log_variance)) where the network predicts a logarithm, "
+            "elements; write (mean, jnp.exp(log_variance)) if the network predicts a logarithm, "
             "or (mean, jax.nn.softplus(raw)) where it predicts any number"
         )
 
