@@ -1,4 +1,4 @@
-"""Floor 4: Monte-Carlo dropout. A model becomes a stochastic function, its samples a summary."""
+"""Monte-Carlo dropout. A model becomes a stochastic function, its samples a summary."""
 
 from jaxdrop.mc._audit import Audit, audit
 from jaxdrop.mc._classification import Classification, classification

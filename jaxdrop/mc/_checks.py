@@ -39,13 +39,13 @@ class Outputs:
             )
         for path, leaf in leaves:
             if not _pytrees.is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
-                found = f"{leaf!r} of type {type(leaf).__name__}"
+                got = f"{leaf!r} of type {type(leaf).__name__}"
             elif jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-                found = "a PRNG key"
+                got = "a PRNG key"
             else:
                 continue
             raise TypeError(
-                f"fn: expected arrays of numbers as outputs, got {found}{_pytrees.at(path)}; "
+                f"fn: expected arrays of numbers as outputs, got {got}{_pytrees.at(path)}; "
                 f"return only what is to be summarised, or pick it, as in {_PICK}"
             )
         return output

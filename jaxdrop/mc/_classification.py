@@ -20,7 +20,7 @@ class Classification(NamedTuple):
         expected_entropy: mean entropy of the samples, shape (...).
         mutual_information: the difference of the two, shape (...): what the model does not know.
         variation_ratio: share of samples that disagree with the most frequent class, shape (...).
-        log_probabilities: logarithm of ``probabilities``, exact where those underflow.
+        log_probabilities: logarithm of ``probabilities``, exact if those underflow.
         votes: number of samples whose most probable class, the first of equal ones, each class
             is; int32, shape (..., C). A sample with NaN has none.
         standard_error: Monte-Carlo standard error of ``probabilities``; inf for a single sample.
@@ -55,7 +55,7 @@ def classification(*, from_logits: bool = True, binary: bool = False) -> Summary
 
     Args:
         from_logits: whether the function returns logits, shape (..., C), which then go through a
-            softmax; False if it returns probabilities. Never guessed: where it is False and rows
+            softmax; False if it returns probabilities. Never guessed: if it is False and rows
             do not sum to one, the result is refused, or NaN under a trace.
         binary: whether each number answers a yes-or-no question: the logit of yes, or with
             ``from_logits=False`` its probability, as from a sigmoid. The shape is (...), or

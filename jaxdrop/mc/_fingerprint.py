@@ -218,7 +218,7 @@ def _is_named(function: Any) -> bool:
 class ByValue:
     """A static value, such as a model, that is equal to another one if both compute the same.
 
-    A model that is made anew is the same program, whereas the fields 1, 1.0 and True, which Python
+    A model that is made again is the same program, whereas the fields 1, 1.0 and True, which Python
     takes for equal, are three. A NumPy array counts with the values that it has now. What holds a
     function of the user's is equal to itself alone.
     """

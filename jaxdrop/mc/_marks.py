@@ -43,7 +43,7 @@ class Site(NamedTuple):
     Attributes:
         path: names of the modules that lead to it, joined by slashes.
         kind: class of the module.
-        rate: probability of dropping; None if it is an array, or if there is none.
+        rate: probability of dropping; None if it is an array or does not exist.
         shape: shape of what is dropped from.
         live: whether a pass drops anything there.
     """

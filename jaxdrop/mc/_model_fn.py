@@ -158,8 +158,8 @@ def from_nnx(
 def planned(sites: Any, rate: ArrayLike | None, zero_rates: bool) -> tuple[jax.Array | None, Plan]:
     """The checked rate for all sites, and the plan of every pass without it.
 
-    The rate is an array, so that another value is the same program. It is None if there is none,
-    or if it is known to be 0.
+    The rate is an array, so that another value is the same program. It is None if none was
+    asked for, or if it is known to be 0.
     """
     if not (sites is None or isinstance(sites, str) or callable(sites)):
         raise TypeError(

@@ -50,7 +50,7 @@ class Live(nnx.Module):
             plan: of the pass.
             path: of the module.
             key: of the pass.
-            like: a variable that is stacked if the module is; None if there is none.
+            like: a variable that is stacked if the module is, or None.
         """
         vars(self).update(site_path=path, site_chosen=plan.is_chosen(path), site_overridden=False)
         stream = _nnx_streams.of_site(key, path, getattr(self, "rngs", None), like)

@@ -20,7 +20,7 @@ def of_site(key: jax.Array, path: Path, had: Any, like: Any) -> Any:
         key: of the pass.
         path: of the site.
         had: stream of the module, or what else it keeps there.
-        like: a variable that is stacked if the module is; None if there is none.
+        like: a variable that is stacked if the module is, or None.
     """
     if isinstance(had, nnx.RngStream) or like is None:
         return _stream(key, path, had)

@@ -84,7 +84,7 @@ def predict_batches(
     if keys not in _KEYS:
         raise ValueError(
             f"keys: expected one of {', '.join(map(repr, _KEYS))}, got {keys!r}; "
-            "write 'batch' for a key a batch"
+            "write 'batch' for a key per batch"
         )
     if inputs is not None and not callable(inputs):
         raise TypeError(
@@ -170,8 +170,8 @@ def _arguments(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
     if inputs is None and isinstance(picked, list):
         raise TypeError(
             f"batches: expected arrays, or tuples of the arguments of fn, got a list of "
-            f"{len(picked)}; write inputs=lambda batch: batch[0] where a batch is [inputs, "
-            "targets], or inputs=tuple where all of it are arguments"
+            f"{len(picked)}; write inputs=lambda batch: batch[0] if a batch is [inputs, "
+            "targets], or inputs=tuple if all of it are arguments"
         )
     return jax.tree.map(_pytrees.as_array, picked if isinstance(picked, tuple) else (picked,))
 

@@ -26,7 +26,7 @@ class Regression(NamedTuple):
         total: the sum of both.
         standard_error: Monte-Carlo standard error of ``mean``; inf for a single sample.
         log_likelihood: logarithm of the density that the samples give to each target, in nats;
-            its mean over a test set is the test log-likelihood. NaN where a variance is 0 or the
+            its mean over a test set is the test log-likelihood. NaN if a variance is 0 or the
             target NaN; None without targets.
     """
 
@@ -175,7 +175,7 @@ def _check(result: Regression) -> None:
             "regression: expected a function that returns (mean, variance) with variances of at "
             f"least 0, got negative ones or NaN for {wrong.sum()} of {wrong.size} "
             "elements; write (mean, jnp.exp(log_variance)) if the network predicts a logarithm, "
-            "or (mean, jax.nn.softplus(raw)) where it predicts any number"
+            "or (mean, jax.nn.softplus(raw)) if it predicts any number"
         )
 
 
@@ -218,6 +218,6 @@ def _remedy(targets: Any, mean: Any) -> str:
     if targets.size == mean.size:
         return f"write targets.reshape({mean.shape}): a column of them is not a vector"
     return (
-        "give one target for each predicted mean; where each batch has its own, let the function "
+        "give one target for each predicted mean; if each batch has its own, let the function "
         "return them, lambda key, x, y: (fn(key, x), y), and write targets='returned'"
     )

@@ -61,7 +61,7 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
 
     Raises:
         TypeError: ``probabilities`` does not hold real numbers, or is traced.
-        ValueError: one lies outside [0, 1], or there is none, or more than one axis of them.
+        ValueError: one lies outside [0, 1], or they are empty or have more than one axis.
 
     Example:
         >>> fn = lambda key, x: x + jax.random.uniform(key, x.shape)

@@ -24,8 +24,8 @@ class Summary(NamedTuple):
         update: ``update(state, samples, start)`` takes in a chunk, samples on axis 0, of which
             the first has the number ``start``.
         result: ``result(state)`` gives the named results.
-        check: ``check(result)`` raises where the result shows that the samples were not what
-            they should be; called where the result is known, and None if there is nothing to see.
+        check: ``check(result)`` raises an error if the result shows that the samples were not
+            what they should be. It is called if the result is known; None checks nothing.
     """
 
     init: Callable[[Any, int], Any]
@@ -59,7 +59,7 @@ def combine(**summaries: Summary) -> Summary:
 
     Raises:
         TypeError: one is not a `Summary`.
-        ValueError: there is none.
+        ValueError: no summary was given.
 
     Example:
         >>> fn = lambda key, x: x + jax.random.normal(key, x.shape)
@@ -126,7 +126,8 @@ def moments() -> Summary:
     """Mean, variance and standard error of any pytree of floating outputs.
 
     Chunks are merged by their means and squared deviations, in float32 or better, so the variance
-    is right where it is small beside the mean. Memory does not grow with the number of samples.
+    is right even if it is small compared with the mean. Memory does not grow with the number of
+    samples.
 
     Returns:
         A `Summary` whose result is a `Moments`; each field has the structure of the output.
@@ -208,7 +209,7 @@ def zeros_like(leaf: Any, dtype: Any, *leading: int) -> jax.Array:
 
 
 def gather(samples: jax.Array) -> jax.Array:
-    """Samples with their first axis whole on every device, where JAX does not see to it."""
+    """Samples with their first axis whole on every device of an Explicit mesh."""
     sharding = jax.typeof(samples).sharding
     if not sharding.spec or sharding.spec[0] is None:
         return samples
