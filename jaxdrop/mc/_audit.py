@@ -1,20 +1,17 @@
-"""Where a model drops, before anything runs."""
+"""Where a model drops, before anything runs: what its program notes, and what it draws."""
 
+import json
 import textwrap
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from flax import errors
+from jax.extend.core import Jaxpr
 
-from jaxdrop.mc import _draws, _trace
-from jaxdrop.mc._site import (
-    Site,
-    auditing,
-    read_choice,
-    read_unreached,
-    unreached,
-    writing,
-)
+from jaxdrop.mc import _decide, _jaxpr, _marks
+from jaxdrop.mc._jaxpr import Draw
+from jaxdrop.mc._marks import Choice, Site
 
 _COLUMNS = 80
 _REMEDY = """
@@ -30,11 +27,11 @@ class Audit(NamedTuple):
         sites: every `Site`, in the order of the program. A site inside a loop counts once.
         depends_on_key: whether any output depends on the key.
         bytes_a_pass: about what one more pass side by side adds to the memory of a program.
-        changes: collections, in nnx kinds of variables, that the model would write in a pass:
-            empty where all is well. What is written is lost in nnx and refused by linen, and may
-            mean that a norm of the model's own does not evaluate.
-        unreached: a sentence for each place whose dropout an adapter does not decide: with its
-            name, and why. Empty where all is well.
+        changes: collections, in nnx kinds of variables, that the model would write in a pass;
+            empty if all is well. A write is lost in nnx and refused by linen, and may mean that a
+            norm that the user wrote does not evaluate.
+        unreached: a sentence for each place whose dropout an adapter does not decide, with its
+            name and the reason; empty if all is well.
     """
 
     sites: tuple[Site, ...]
@@ -43,7 +40,7 @@ class Audit(NamedTuple):
     changes: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.depends_on_key:
             verdict = "The output depends on the key."
         else:
@@ -77,8 +74,8 @@ class Audit(NamedTuple):
 def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     """Every dropout site that a call of ``fn`` would pass, live or dead.
 
-    The call is traced with abstract values and nothing is computed. Works on whatever ends in a
-    function of `from_linen` or `from_nnx`: a lambda, a partial, a jitted or mapped function.
+    The call is traced with abstract values and nothing is computed. It works on any callable that
+    ends in a function of `from_linen` or `from_nnx`: a lambda, a partial, a jitted function.
 
     Args:
         fn: function of a key and more arguments.
@@ -98,26 +95,22 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
         layers_1  Dropout  0.5   (3, 8)  live
         1 of 1 sites are live. The output depends on the key.
     """
-    with auditing(True):
+    with _marks.auditing(True):
         try:
-            jaxpr = _trace.trace(fn, key, args, kwargs)
+            jaxpr = _jaxpr.trace(fn, key, args, kwargs)
         except errors.ModifyScopeVariableError:
-            with writing(True):
-                jaxpr = _trace.trace(fn, key, args, kwargs)
-    inputs = [index == 0 for index in range(len(jaxpr.invars))]
-    drawn, depends = _draws.draws(jaxpr)
+            # A linen model writes to its collections: another pass may, and notes to which.
+            with _marks.writing(True):
+                jaxpr = _jaxpr.trace(fn, key, args, kwargs)
+    drawn, depends = _jaxpr.draws(jaxpr)
     sites, sentences = _sites(jaxpr, drawn)
-    return Audit(
-        sites,
-        depends,
-        _trace.working_set(jaxpr, inputs),
-        tuple(sorted(_trace.changes(jaxpr))),
-        sentences,
-    )
+    inputs = [number == 0 for number in range(len(jaxpr.invars))]
+    size, changes = _jaxpr.working_set(jaxpr, inputs), tuple(sorted(_changes(jaxpr)))
+    return Audit(sites, depends, size, changes, sentences)
 
 
-def warn(report):
-    """Warns of what an adapter does not decide."""
+def warn(report: Audit) -> None:
+    """Warns of dropout that an adapter does not decide."""
     if report.unreached:
         warnings.warn(
             "not all dropout is decided by the key and by what the adapter was told: "
@@ -126,19 +119,21 @@ def warn(report):
         )
 
 
-def _sites(jaxpr, drawn):
+def _sites(jaxpr: Jaxpr, drawn: list[Draw]) -> tuple[tuple[Site, ...], tuple[str, ...]]:
     """The sites of a program, and the sentences about what is not reached."""
-    sites, own = _draws.sites(jaxpr, drawn)
-    given = [site for site in sites if site.path in own]
-    sentences = list(_notes(jaxpr, read_unreached))
-    for choice in _notes(jaxpr, read_choice):
+    sites, drawing = sites_of(jaxpr, drawn)
+    by_themselves = [site for site in sites if site.path in drawing]
+    sentences = _unreached(jaxpr)
+    for choice in _choices(jaxpr):
+        # A site that is not chosen may leave no note, because its module is not even called.
         seen = {site.path for site in sites}
         missing = [site for site in choice.sites if site.path not in seen]
         sites += [site._replace(live=False) for site in missing]
         sentences += [f"a pass does not come to {site.path}" for site in missing if site.live]
         off = {site.path for site in choice.sites if not site.live}
-        said = [unreached(s.path, s.kind, s.path in off, choice.has_rate) for s in given]
-        sentences += filter(None, said)
+        for site in by_themselves:
+            said = _decide.unreached(site.path, site.kind, site.path in off, choice.has_rate)
+            sentences += [] if said is None else [said]
         if choice.unmatched is not None:
             paths = ", ".join(repr(site.path) for site in choice.sites)
             sentences.append(f"{choice.unmatched} matches none of the paths there are: {paths}")
@@ -150,11 +145,53 @@ def _sites(jaxpr, drawn):
     return tuple(sites), tuple(dict.fromkeys(sentences))
 
 
-def _notes(jaxpr, read):
-    """What the equations of a program, and of all programs inside it, are noted to say."""
-    for equation in jaxpr.eqns:
-        note = read(equation)
-        if note is not None:
-            yield note
-        for inner in _trace.programs(equation.params):
-            yield from _notes(inner, read)
+def sites_of(jaxpr: Jaxpr, drawn: Sequence[Draw]) -> tuple[list[Site], set[str]]:
+    """Every `Site` of a program with these draws, and the paths of those that draw by themselves.
+
+    The latter are not modules of dropout: they draw by a key of their own or of their call.
+    """
+    by_module: dict[tuple[str, str], Draw] = {}
+    for draw in drawn:
+        if draw.origin.owner is not None and not draw.origin.site:
+            by_module.setdefault(draw.origin.owner, draw)
+    paths = {path for path, _ in by_module}
+    live = [
+        site._replace(live=True) if site.live is None else site
+        for site in _marked_sites(jaxpr)
+        if site.live is not None or site.path in paths  # it may have drawn, and has
+    ]
+    seen = {site.path for site in live}
+    for (path, kind), draw in by_module.items():
+        if path not in seen:
+            live.append(Site(path, kind, None, draw.shape, True))
+    return live, paths
+
+
+def _marked_sites(jaxpr: Jaxpr) -> Iterator[Site]:
+    """Every noted `Site` of a program, in order; ``live`` may be None."""
+    for (path, kind, rate, live), shape in _notes(jaxpr, _marks.SITE_NOTE):
+        yield Site(path, kind, rate, shape, live)
+
+
+def _changes(jaxpr: Jaxpr) -> set[str]:
+    """Names of the collections that a program is noted to write."""
+    return {name for names, _ in _notes(jaxpr, _marks.CHANGES_NOTE) for name in names}
+
+
+def _unreached(jaxpr: Jaxpr) -> list[str]:
+    """The sentences noted about dropout that no adapter decides."""
+    return [sentence for sentence, _ in _notes(jaxpr, _marks.UNREACHED_NOTE)]
+
+
+def _choices(jaxpr: Jaxpr) -> Iterator[Choice]:
+    """Every noted `Choice`."""
+    for (sites, *rest), _ in _notes(jaxpr, _marks.CHOICE_NOTE):
+        yield Choice([Site(p, k, r, tuple(shape), live) for p, k, r, shape, live in sites], *rest)
+
+
+def _notes(jaxpr: Jaxpr, prefix: str) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """The contents of the notes of one kind, each with the shape of the array that carries it."""
+    for equation in _jaxpr.equations(jaxpr):
+        name = str(equation.params.get("name"))
+        if equation.primitive.name == "name" and name.startswith(prefix):
+            yield json.loads(name[len(prefix) :]), _jaxpr.shape_of(equation.outvars[0])

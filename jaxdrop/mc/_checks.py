@@ -1,31 +1,34 @@
-"""What `predict` and `predict_batches` are given, refused early where it cannot be meant."""
+"""What users pass, refused early if it cannot be meant: functions, summaries and models."""
 
 import contextlib
 import dataclasses
 import difflib
 import inspect
+import re
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxdrop.mc import _trace
+from jaxdrop.mc import _pytrees
 from jaxdrop.mc._summary import Summary
 
+_FLAX_NAME = re.compile(r"^[A-Z]\w*_\d+$")  # a module that Flax has named, not a collection
 _PICK = "output=lambda out: out['logits']"
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outputs:
-    """``pick`` of what ``fn`` returns, or all of it; arrays of numbers."""
+    """What ``pick`` takes from the output of ``fn``, or all of it; refuses all but numbers."""
 
     fn: Any
     pick: Any = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.fn(*args, **kwargs)
         output = output if self.pick is None else self.pick(output)
         leaves = jax.tree_util.tree_leaves_with_path(output)
@@ -35,21 +38,21 @@ class Outputs:
                 "of what is to be summarised"
             )
         for path, leaf in leaves:
-            if not _trace.is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
-                found = f"{leaf!r} of type {type(leaf).__name__}"
+            if not _pytrees.is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
+                got = f"{leaf!r} of type {type(leaf).__name__}"
             elif jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-                found = "a PRNG key"
+                got = "a PRNG key"
             else:
                 continue
             raise TypeError(
-                f"fn: expected arrays of numbers as outputs, got {found}{_where(path)}; return "
-                f"only what is to be summarised, or pick it, as in {_PICK}"
+                f"fn: expected arrays of numbers as outputs, got {got}{_pytrees.at(path)}; "
+                f"return only what is to be summarised, or pick it, as in {_PICK}"
             )
         return output
 
 
-def outputs(fn, pick):
-    """``fn`` with its outputs picked and looked at."""
+def outputs(fn: Any, pick: Any) -> Outputs:
+    """``fn`` with its outputs picked and checked."""
     check_fn(fn)
     if pick is not None and not callable(pick):
         raise TypeError(
@@ -59,8 +62,8 @@ def outputs(fn, pick):
     return Outputs(fn, pick)
 
 
-def check_fn(fn):
-    """Refuses a model in place of a function of a key, and what cannot be called."""
+def check_fn(fn: Any) -> None:
+    """Refuses a model instead of a function of a key, and what cannot be called."""
     nnx = sys.modules.get("flax.nnx")  # loaded, if the model is of it
     adapter = None
     if isinstance(fn, nn.Module):
@@ -79,7 +82,7 @@ def check_fn(fn):
         )
 
 
-def check_summary(summary):
+def check_summary(summary: Any) -> Summary:
     """Refuses what is not a `Summary`."""
     if isinstance(summary, Summary):
         return summary
@@ -89,7 +92,7 @@ def check_summary(summary):
 
 
 @contextlib.contextmanager
-def hints(kwargs, options):
+def hints(kwargs: Mapping[str, Any], options: Sequence[str]) -> Iterator[None]:
     """Inside, a keyword that ``fn`` does not take is told from an option that is misspelt."""
     try:
         yield
@@ -106,10 +109,78 @@ def hints(kwargs, options):
         raise
 
 
-def _takes_key(model):
+def _takes_key(model: Any) -> bool:
     names = list(inspect.signature(type(model).__call__).parameters)[1:2]
     return any(word in name for name in names for word in ("key", "rng"))
 
 
-def _where(path):
-    return f" at {jax.tree_util.keystr(path)}" if path else ""
+def check_linen(model: Any) -> None:
+    """Refuses what is not an unbound linen module."""
+    if isinstance(model, nn.Module) and model.scope is not None:
+        raise TypeError(
+            f"model: expected an unbound module, got a {type(model).__name__} that is bound to "
+            "its variables; write from_linen(*model.unbind())"
+        )
+    remedy = "make one, as for init: from_linen({}(...), variables)"
+    other = "for an nnx model write jaxdrop.mc.from_nnx(model)"
+    _check_module(model, nn.Module, "flax.linen.Module", remedy, other)
+
+
+def check_nnx(model: Any, module: type) -> None:
+    """Refuses what is not an nnx module, of the class ``module``."""
+    parts = (model, *(model if isinstance(model, tuple) else ()))  # nnx.split gives a tuple
+    names = {type(part).__name__ for part in parts}
+    if not isinstance(model, module) and ("GraphDef" in names or type(model).__name__ == "State"):
+        raise TypeError(
+            f"model: expected a flax.nnx.Module, got {_named(model)}, a part of one; put it "
+            "together: from_nnx(nnx.merge(graphdef, state))"
+        )
+    remedy = "make one: from_nnx({}(..., rngs=nnx.Rngs(0)))"
+    other = "for a linen model write jaxdrop.mc.from_linen(model, variables)"
+    _check_module(model, module, "flax.nnx.Module", remedy, other)
+
+
+def _check_module(model: Any, module: type, name: str, remedy: str, other: str) -> None:
+    """Refuses what is not a ``module``; ``remedy`` is for its class, ``other`` for all else."""
+    if isinstance(model, module):
+        return
+    if isinstance(model, type) and issubclass(model, module):
+        remedy = f"the class {model.__name__}; {remedy.format(model.__name__)}"
+    elif hasattr(model, "module") and hasattr(model, "params"):  # as models of Hugging Face
+        remedy = (
+            f"{_named(model)}, which holds one; write "
+            "from_linen(model.module, {'params': model.params})"
+        )
+    else:
+        remedy = f"{_named(model)}; {other}"
+    raise TypeError(f"model: expected a {name}, got {remedy}")
+
+
+def check_variables(variables: Any) -> None:
+    """Refuses what cannot be collections, as ``model.init`` returns them."""
+    if not isinstance(variables, Mapping):
+        remedy = "write from_linen(model, model.init(key, x))"
+        if hasattr(variables, "params"):
+            remedy = "for an object of its params write from_linen(model, {'params': it.params})"
+        raise TypeError(
+            "variables: expected a dict of collections, as model.init returns it, got "
+            f"{_named(variables)}; {remedy}"
+        )
+    arrays = [name for name, value in variables.items() if hasattr(value, "shape")]
+    of_modules = any(_FLAX_NAME.match(str(name)) for name in variables)
+    if arrays or (of_modules and "params" not in variables):
+        raise params_alone(variables)
+
+
+def params_alone(variables: Mapping[str, Any]) -> ValueError:
+    """The error for parameters in the place of collections."""
+    names = ", ".join(map(repr, list(variables)[:3]))
+    return ValueError(
+        f"variables: expected collections such as 'params', as model.init returns them, got "
+        f"{names}, as in variables['params']; write from_linen(model, {{'params': params}}), with "
+        "the other collections if the model has any"
+    )
+
+
+def _named(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -20,7 +20,7 @@ class Classification(NamedTuple):
         expected_entropy: mean entropy of the samples, shape (...).
         mutual_information: the difference of the two, shape (...): what the model does not know.
         variation_ratio: share of samples that disagree with the most frequent class, shape (...).
-        log_probabilities: logarithm of ``probabilities``, exact where those underflow.
+        log_probabilities: logarithm of ``probabilities``, exact if those underflow.
         votes: number of samples whose most probable class, the first of equal ones, each class
             is; int32, shape (..., C). A sample with NaN has none.
         standard_error: Monte-Carlo standard error of ``probabilities``; inf for a single sample.
@@ -35,7 +35,7 @@ class Classification(NamedTuple):
     votes: jax.Array
     standard_error: jax.Array
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         votes = self.votes
         known = _repr.readable(votes) and votes.ndim and votes.size
         return _repr.short(self, f", {votes.sum(-1).max()} samples" if known else "")
@@ -55,7 +55,7 @@ def classification(*, from_logits: bool = True, binary: bool = False) -> Summary
 
     Args:
         from_logits: whether the function returns logits, shape (..., C), which then go through a
-            softmax; False if it returns probabilities. Never guessed: where it is False and rows
+            softmax; False if it returns probabilities. Never guessed: if it is False and rows
             do not sum to one, the result is refused, or NaN under a trace.
         binary: whether each number answers a yes-or-no question: the logit of yes, or with
             ``from_logits=False`` its probability, as from a sigmoid. The shape is (...), or
@@ -99,7 +99,7 @@ def classification(*, from_logits: bool = True, binary: bool = False) -> Summary
     )
 
 
-def _init(sample, num_samples, *, binary):
+def _init(sample: Any, num_samples: int, *, binary: bool) -> _State:
     del num_samples
     if not hasattr(sample, "shape") or not (sample.shape or binary):
         raise ValueError(
@@ -120,7 +120,9 @@ def _init(sample, num_samples, *, binary):
     return _State(welford, zeros - jnp.inf, zeros.sum(-1), _summary.zeros_like(sample, jnp.int32))
 
 
-def _update(state, samples, start, *, from_logits, binary):
+def _update(
+    state: _State, samples: jax.Array, start: Any, *, from_logits: bool, binary: bool
+) -> _State:
     del start
     scores = samples.astype(state.log_sum.dtype)
     if binary:
@@ -148,7 +150,7 @@ def _update(state, samples, start, *, from_logits, binary):
     )
 
 
-def _result(state):
+def _result(state: _State) -> Classification:
     p, count = state.probabilities.mean, state.probabilities.count
     predictive = _entropy._entropy(p)
     # Of integers, since 1 - votes / count may be rounded to less than 0.
@@ -165,14 +167,14 @@ def _result(state):
     )
 
 
-def _two_columns(x, leading=0, from_logits=True):
+def _two_columns(x: jax.Array, leading: int = 0, from_logits: bool = True) -> jax.Array:
     """The scores of no and yes on a last axis; an axis of one, behind the rows, is taken away."""
     if x.ndim > leading + 1 and x.shape[-1] == 1:
         x = x.squeeze(-1)
     return jnp.stack([jnp.zeros_like(x) if from_logits else 1 - x, x], axis=-1)
 
 
-def _check(result, *, binary):
+def _check(result: Classification, *, binary: bool) -> None:
     """Refuses what voted, and so was a number, but is not a probability."""
     if (jnp.isnan(result.predictive_entropy) & (result.votes > 0).any(-1)).any():
         expected = "lie in [0, 1]" if binary else "are not negative and sum to 1 over the last axis"

@@ -8,24 +8,25 @@ import operator
 import sys
 import types
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-# Whose functions do tomorrow what they do today; a user's may read what has changed.
+# Their functions always do the same; a user's may read a global that has changed.
 _LIBRARIES = {"builtins", "flax", "jax", "jaxdrop", "jaxlib", "math", "numpy", "operator", "optax"}
 _PLAIN = (type(None), bool, int, str, bytes, type(...))
-# Their rules of differentiation are functions made anew by each trace, and play no part forward.
+# Their rules of differentiation are new functions at each trace, and not used going forward.
 CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call"}
 
 
 class UnknownError(Exception):
-    """A value of which nobody can say that it is the same: a user's function, an open object."""
+    """A value that cannot be compared by its contents: a user's function, an unknown object."""
 
 
 class Key:
@@ -33,18 +34,18 @@ class Key:
 
     __slots__ = ("_hash", "_parts")
 
-    def __init__(self, parts):
+    def __init__(self, parts: Any) -> None:
         self._parts = parts
         self._hash = hash(parts)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return self._hash
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Key) and self._parts == other._parts
 
 
-def fingerprint(*values):
+def fingerprint(*values: Any) -> Key | None:
     """The `Key` of values, or None if one of them is unknown.
 
     Numbers that are equal but not the same, such as 1, 1.0 and True, or 0.0 and -0.0, have other
@@ -61,18 +62,19 @@ def fingerprint(*values):
 class Reader:
     """Reads values; programs inside that are the same are read, and stored, once."""
 
-    def __init__(self, is_run=False):
-        self._programs, self._seen = {}, {}
+    def __init__(self, is_run: bool = False) -> None:
+        self._programs: dict[Any, int] = {}
+        self._seen: dict[int, tuple[int, Any]] = {}
         self._is_run = is_run  # functions run whenever the program does: what they read is of now
 
-    def key(self, parts):
+    def key(self, parts: Any) -> Key:
         """The `Key` of parts that have been read."""
         try:
             return Key((tuple(self._programs), parts))
         except TypeError as error:  # a value of JAX that has no hash
             raise UnknownError from error
 
-    def read(self, value):
+    def read(self, value: Any) -> Any:
         """One value as something hashable."""
         kind = type(value)
         if kind in _PLAIN:
@@ -110,7 +112,7 @@ class Reader:
             return self._function(value)
         raise UnknownError(value)
 
-    def equation(self, equation, inputs, outputs):
+    def equation(self, equation: JaxprEqn, inputs: Iterable[Any], outputs: Iterable[Any]) -> Any:
         """An equation of a jaxpr, with its variables numbered."""
         params = equation.params
         if equation.primitive.name in CUSTOM_RULES:
@@ -119,22 +121,22 @@ class Reader:
         avals = tuple(variable.aval for variable in equation.outvars)
         return equation.primitive, equation.ctx, params, tuple(inputs), tuple(outputs), avals
 
-    def literal(self, literal):
+    def literal(self, literal: Literal) -> Any:
         """A constant inside a jaxpr."""
         return literal.aval, self._array(literal.val)
 
-    def _program(self, program):
+    def _program(self, program: Any) -> Any:
         if id(program) not in self._seen:
             # The program is kept beside its number, so that no other gets its id.
             number = self._programs.setdefault(self._equations(program), len(self._programs))
             self._seen[id(program)] = number, program
         return Jaxpr, self._seen[id(program)][0]
 
-    def _equations(self, program):
+    def _equations(self, program: Any) -> Any:
         jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-        numbers = {}
+        numbers: dict[Any, int] = {}
 
-        def atom(v):
+        def atom(v: Any) -> Any:
             if isinstance(v, Literal):
                 return self.literal(v)
             return numbers.setdefault(v, len(numbers))
@@ -147,7 +149,7 @@ class Reader:
             tuple(map(atom, jaxpr.outvars)),
         )
 
-    def _array(self, value):
+    def _array(self, value: Any) -> Any:
         if isinstance(value, Tracer) or getattr(value.dtype, "hasobject", False):
             raise UnknownError(value)
         sharding = None
@@ -160,13 +162,13 @@ class Reader:
         data = np.asarray(value)
         return data.dtype, data.shape, sharding, hashlib.sha256(data.tobytes()).digest()
 
-    def _structure(self, tree):
+    def _structure(self, tree: Any) -> Any:
         node = tree.node_data()
         if node is None:
             return tree.num_leaves  # a leaf, or nothing at all
         return tuple(map(self.read, node)), tuple(map(self._structure, tree.children()))
 
-    def _fields(self, value):
+    def _fields(self, value: Any) -> Any:
         names = [field.name for field in dataclasses.fields(value)]
         if isinstance(value, nn.Module):
             if value.scope is not None:  # bound: it holds variables
@@ -176,7 +178,7 @@ class Reader:
         held = (getattr(value, name, None) for name in names)
         return weakref.ref(type(value)), tuple(map(self.read, held))
 
-    def _function(self, value):
+    def _function(self, value: Any) -> Any:
         if isinstance(value, functools.partial):
             return functools.partial, *map(self.read, (value.func, value.args, value.keywords))
         if isinstance(value, types.MethodType):
@@ -199,14 +201,38 @@ class Named:
     key: Key
 
 
-def _library(thing):
+def _library(thing: Any) -> str:
     return (getattr(thing, "__module__", None) or "").split(".")[0]
 
 
-def _is_named(function):
+def _is_named(function: Any) -> bool:
     """Whether it is what its module has under its name."""
     module = sys.modules.get(function.__module__)
     try:
         return operator.attrgetter(function.__qualname__)(module) is function
     except AttributeError:
         return False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByValue:
+    """A static value, such as a model, that is equal to another one if both compute the same.
+
+    A model that is made again is the same program, whereas the fields 1, 1.0 and True, which Python
+    takes for equal, are three. A NumPy array counts with the values that it has now. What holds a
+    function of the user's is equal to itself alone.
+    """
+
+    value: Any
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ByValue):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def _key(self) -> Any:
+        key = fingerprint(self.value)
+        return id(self.value) if key is None else key

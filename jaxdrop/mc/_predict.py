@@ -2,18 +2,18 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _checks, _program, _sample_axis, _trace
+from jaxdrop.mc import _checks, _program, _pytrees, _summary
 from jaxdrop.mc._audit import audit, warn
-from jaxdrop.mc._moments import moments
-from jaxdrop.mc._summary import Summary
+from jaxdrop.mc._summary import Summary, moments
 
 
 def predict(
@@ -35,16 +35,16 @@ def predict(
     to the rounding of the matrix products. All passes are one program; what does not depend on the
     key runs once.
 
-    A function predicts with what it holds at the time of the call: weights that have been trained
-    in place, attributes, globals. It is traced at every call to see them (some milliseconds for a
-    small network), and not kept alive; the same program is compiled once, whatever the weights.
-    What `from_linen` and `from_nnx` give is not even traced again, unless a field of the model, an
-    argument or ``sites`` holds a function of your own. Not seen are then changes of what the
-    methods of a model's class read from outside, and, as anywhere in JAX, of what a function that
+    A function predicts with what it holds at the time of the call: weights that were trained in
+    place, attributes, globals. It is traced at every call to see them (some milliseconds for a
+    small network) and is not kept alive; the same program is compiled once, for all weights.
+    A function of `from_linen` or `from_nnx` is not traced again, unless a field of the model, an
+    argument or ``sites`` holds a function of your own. It then does not see changes to what the
+    methods of a model's class read from outside, nor, as anywhere in JAX, to what a function that
     is jitted inside has closed over. Under ``jax.grad`` or ``jax.vmap`` wrap the call in
-    ``jax.jit``, else a function of your own is compiled at each call; so is one that calls back to
-    a Python function without a module-level name. Under ``jax.disable_jit`` the passes run step by
-    step.
+    ``jax.jit``, because a function of your own is otherwise compiled at each call, as is one that
+    calls back to a Python function without a module-level name. Under ``jax.disable_jit`` the
+    passes run step by step.
 
     Args:
         fn: function of a PRNG key and more arguments, from `from_linen`, `from_nnx` or of your
@@ -65,7 +65,7 @@ def predict(
             be sharded over the others. ``chunk_size`` is rounded up to a multiple of the number
             of devices, ``memory_budget`` holds for each. None leaves the samples together, and
             sharded arguments need nothing.
-        output: function that picks what to summarise from what ``fn`` returns, where that is more
+        output: function that picks what to summarise from the output of ``fn``, if that is more
             than arrays of numbers, such as ``lambda out: out["logits"]``.
         **kwargs: keyword arguments of ``fn``.
 
@@ -98,7 +98,7 @@ def predict(
     fn, key = _checks.outputs(fn, output), masks.typed(key)
     with _checks.hints(kwargs, _OPTIONS):
         settled = _program.settle(fn, key, *args, **kwargs)
-        axis = _sample_axis.find(sample_axis, key, (settled, args, kwargs))
+        axis = find_axis(sample_axis, key, (settled, args, kwargs))
         return summarised(settled, key, args, kwargs, summary, counts, axis)
 
 
@@ -109,30 +109,52 @@ _OPTIONS = [
 ]
 
 
-def counted(num_samples, chunk_size, memory_budget):
-    """The checked numbers of passes, of those side by side or None, and of the bytes they take."""
+class Counts(NamedTuple):
+    """How many passes there are.
+
+    Attributes:
+        num_samples: all of them.
+        chunk_size: those side by side, or None if the budget decides.
+        memory_budget: bytes that passes side by side may take, or None.
+    """
+
+    num_samples: int
+    chunk_size: int | None
+    memory_budget: int | None
+
+
+def counted(num_samples: Any, chunk_size: Any, memory_budget: Any) -> Counts:
+    """The checked numbers of passes."""
     num_samples = masks.check_count(num_samples, "num_samples", 100)
     if isinstance(chunk_size, str) and chunk_size == "auto":
-        budget = _default_budget() if memory_budget is None else memory_budget
-        return num_samples, None, masks.check_count(budget, "memory_budget", 2**30)
+        default = 2**25 if jax.default_backend() == "cpu" else 2**30
+        budget = default if memory_budget is None else memory_budget
+        return Counts(num_samples, None, masks.check_count(budget, "memory_budget", 2**30))
     example = "10, or chunk_size='auto', or chunk_size=num_samples for all at once"
-    return num_samples, min(masks.check_count(chunk_size, "chunk_size", example), num_samples), None
+    chunk_size = min(masks.check_count(chunk_size, "chunk_size", example), num_samples)
+    return Counts(num_samples, chunk_size, None)
 
 
-def summarised(fn, key, args, kwargs, summary, counts, axis):
+def summarised(
+    fn: Any,
+    key: jax.Array,
+    args: Any,
+    kwargs: Any,
+    summary: Summary,
+    counts: Counts,
+    axis: "SampleAxis | None",
+) -> Any:
     """The summary of the samples of a settled function."""
-    arrays, static = _trace.split((fn, args, kwargs, tuple(summary[:3])))
+    arrays, static = _pytrees.split((fn, args, kwargs, tuple(summary[:3])))
     result = _program.call(_predict, (static, counts, axis), key, arrays)
-    if summary.check is not None and not any(
-        isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)
-    ):
+    if summary.check is not None and not _pytrees.holds_tracer(result):
         summary.check(result)
     return result
 
 
-def _predict(static, key, arrays):
+def _predict(static: Any, key: jax.Array, arrays: list[Any]) -> Any:
     static, (num_samples, chunk_size, memory_budget), axis = static
-    fn, args, kwargs, (init, update, finish) = _trace.join(arrays, static)
+    fn, args, kwargs, (init, update, finish) = _pytrees.join(arrays, static)
     report = audit(_program.original(fn), key, *args, **kwargs)
     if not report.depends_on_key:
         _refuse_empty((args, kwargs))
@@ -143,10 +165,10 @@ def _predict(static, key, arrays):
         )
     warn(report)
 
-    def one(number):
+    def one(number: jax.Array) -> Any:
         return fn(jax.random.fold_in(key, number), *args, **kwargs)
 
-    def several(state, start, size):
+    def several(state: Any, start: jax.Array, size: int) -> Any:
         return update(state, _passes(one, key, start, size, axis), start)
 
     devices = 1 if axis is None else axis.devices
@@ -163,21 +185,27 @@ def _predict(static, key, arrays):
     return finish(state)
 
 
-def _passes(one, key, start, size, axis):
+def _passes(
+    one: Callable[[jax.Array], Any],
+    key: jax.Array,
+    start: jax.Array,
+    size: int,
+    axis: "SampleAxis | None",
+) -> Any:
     """The samples ``start, ..., start + size - 1``, divided among the devices of an axis if any."""
     if axis is None:
         numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
         return mapped(one, key)(numbers)
     padded = -(-size // axis.devices) * axis.devices
     numbers = start.astype(jnp.uint32) + jnp.arange(padded, dtype=jnp.uint32)
-    names = axis.names if len(axis.names) > 1 else axis.names[0]
-    samples = jax.vmap(one, spmd_axis_name=names)(_sample_axis.spread(numbers, axis))
+    names = axis.names if axis.names[1:] else axis.names[0]
+    samples = jax.vmap(one, spmd_axis_name=names)(_spread(numbers, axis))
     if size == padded:
         return samples
-    return jax.tree.map(lambda leaf: _sample_axis.gather(leaf)[:size], samples)
+    return jax.tree.map(lambda leaf: _summary.gather(leaf)[:size], samples)
 
 
-def _refuse_empty(args):
+def _refuse_empty(args: Any) -> None:
     for leaf in jax.tree.leaves(args):
         if 0 in getattr(leaf, "shape", ()):
             raise ValueError(
@@ -186,20 +214,79 @@ def _refuse_empty(args):
             )
 
 
-def _default_budget():
-    return 2**25 if jax.default_backend() == "cpu" else 2**30
-
-
-def _chunk_size(budget, bytes_a_pass, num_samples):
-    """As many passes as the budget has room for; rather a little fewer than a ragged rest."""
+def _chunk_size(budget: int, bytes_a_pass: int, num_samples: int) -> int:
+    """As many passes as the budget has room for, or a few less if they then divide the samples."""
     most = min(max(budget // max(bytes_a_pass, 1), 1), num_samples)
     return next((n for n in range(most, (most + 1) // 2, -1) if num_samples % n == 0), most)
 
 
-def mapped(fn, key):
-    """``fn`` over the first axis of its argument, where it folds numbers into ``key``."""
-    # Under vmap the other implementations draw for the whole batch from its first key, which
-    # would make samples depend on the chunk they fall into.
+def mapped(fn: Callable[[Any], Any], key: jax.Array) -> Callable[[Any], Any]:
+    """``fn`` over the first axis of its argument; it folds numbers into ``key``."""
+    # Under vmap the other implementations draw for the whole batch from its first key, so samples
+    # would depend on the chunk that they are in.
     if jax.random.key_impl(key) == "threefry2x32":
         return jax.vmap(fn)
     return functools.partial(jax.lax.map, fn)
+
+
+class SampleAxis(NamedTuple):
+    """Mesh axes that the samples are spread over.
+
+    Attributes:
+        mesh: the mesh, concrete or abstract.
+        names: names of its axes, one or more.
+    """
+
+    mesh: Any
+    names: tuple[str, ...]
+
+    @property
+    def devices(self) -> int:
+        """Among how many devices the samples are divided."""
+        return math.prod(self.mesh.shape[name] for name in self.names)
+
+
+def find_axis(sample_axis: Any, key: jax.Array, arrays: Any) -> SampleAxis | None:
+    """The named axis of the mesh that is set, else of the mesh that an array lies on; or None."""
+    if sample_axis is None:
+        return None
+    names = (sample_axis,) if isinstance(sample_axis, str) else sample_axis
+    if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
+        raise TypeError(
+            f"sample_axis: expected the name of a mesh axis or a tuple of names, got "
+            f"{sample_axis!r}; write for example sample_axis='data'"
+        )
+    mesh = _mesh(arrays)
+    known = () if mesh is None else mesh.axis_names
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise ValueError(
+            f"sample_axis: expected different axes of the mesh, which has {list(known)}, got "
+            f"{sample_axis!r}; set a mesh that has them with jax.set_mesh"
+        )
+    if jax.random.key_impl(masks.typed(key)) != "threefry2x32":
+        raise ValueError(
+            f"sample_axis: expected a threefry2x32 key, got {jax.random.key_impl(key)!r}, whose "
+            "samples run one after the other; write jax.random.key(seed, impl='threefry2x32')"
+        )
+    return SampleAxis(mesh, names)
+
+
+def _spread(numbers: jax.Array, axis: SampleAxis) -> jax.Array:
+    """Numbers of samples, divided among the devices."""
+    sharding = NamedSharding(axis.mesh, PartitionSpec(axis.names))
+    kinds = dict(zip(axis.mesh.axis_names, axis.mesh.axis_types))
+    if AxisType.Explicit in {kinds[name] for name in axis.names}:
+        return jax.sharding.reshard(numbers, sharding)
+    return jax.lax.with_sharding_constraint(numbers, sharding)
+
+
+def _mesh(arrays: Any) -> Any:
+    """The mesh of the context, else the one that an array lies on, else None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        return mesh
+    for array in jax.tree.leaves(arrays):
+        sharding = array.sharding if isinstance(array, jax.Array) else None
+        if isinstance(sharding, NamedSharding) and not sharding.mesh.empty:
+            return sharding.mesh
+    return None

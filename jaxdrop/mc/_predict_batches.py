@@ -1,7 +1,7 @@
 """Predictions for more data than fit at once."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -10,10 +10,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _checks, _program, _sample_axis, _trace
-from jaxdrop.mc._moments import moments
-from jaxdrop.mc._predict import counted, mapped, summarised
-from jaxdrop.mc._summary import Summary
+from jaxdrop.mc import _checks, _jaxpr, _program, _pytrees
+from jaxdrop.mc._predict import counted, find_axis, mapped, summarised
+from jaxdrop.mc._summary import Summary, moments
 
 _KEYS = ("batch", "example", "call")
 
@@ -36,18 +35,18 @@ def predict_batches(
     """`predict` for each of many batches, and their results put together.
 
     A batch that is smaller than the first one, as the last often is, is filled up with copies of
-    its last example, which are cut off again: all batches run the same program. It is placed on
-    the devices as the first one is. What an example gets does not depend on how many stand beside
-    it, as masks do not, so that its results are those of the smaller batch, to the rounding of the
-    products. Not so for a function whose examples meet or whose batch is not axis 0 of what it
-    draws, and for keys other than threefry, whose bits depend on the whole shape.
+    its last example, whose results are cut off again: all batches run the same program. It is
+    placed on the devices as the first one is. The mask of an example does not depend on the number
+    of examples beside it, so the results are those of the smaller batch, to the rounding of the
+    products. This does not hold for a function whose examples interact or whose batch is not axis 0
+    of what it draws, nor for keys other than threefry, whose bits depend on the whole shape.
 
     Args:
         fn: as for `predict`.
         key: PRNG key.
-        batches: arrays, or tuples of the arguments of ``fn`` after the key, or whatever ``inputs``
-            picks from; examples are axis 0 of every array that ``fn`` gets. A list, a generator, a
-            data loader; tensors that NumPy can read will do.
+        batches: list, generator or data loader of arrays, of tuples of the arguments of ``fn``
+            after the key, or of what ``inputs`` picks from. Examples are axis 0 of every array that
+            ``fn`` gets. Tensors that NumPy can read will do.
         num_samples: as for `predict`.
         summary: as for `predict`; each of its results has to have an axis of examples.
         chunk_size: as for `predict`.
@@ -62,7 +61,7 @@ def predict_batches(
             so that results do not depend on how the data are cut into batches; it takes longer.
             ``"call"``: every batch is ``predict(fn, key, ...)``, so that a function whose masks
             are shared by its batch asks the same sub-networks about all data.
-        progress: whether to show a bar on stderr, where tqdm is installed.
+        progress: whether to show a bar on stderr, if tqdm is installed.
 
     Returns:
         The result of the summary for all examples, with NumPy arrays.
@@ -85,7 +84,7 @@ def predict_batches(
     if keys not in _KEYS:
         raise ValueError(
             f"keys: expected one of {', '.join(map(repr, _KEYS))}, got {keys!r}; "
-            "write 'batch' for a key a batch"
+            "write 'batch' for a key per batch"
         )
     if inputs is not None and not callable(inputs):
         raise TypeError(
@@ -106,7 +105,7 @@ def predict_batches(
         with _hints(one, used, args, batch if inputs is None else None):
             if settled is None or fits is None or fits != _program.signature(args):
                 settled, fits = _program.settle(one, used, *args), _program.signature(args)
-            axis = _sample_axis.find(sample_axis, key, (settled, args))
+            axis = find_axis(sample_axis, key, (settled, args))
             result = summarised(settled, used, args, {}, summary, counts, axis)
         if axes is None:
             axes = _example_axes(one, used, args, (summary, counts, axis), result)
@@ -118,7 +117,7 @@ def predict_batches(
     return jax.tree.map(lambda axis, *parts: np.concatenate(parts, axis), axes, *results)
 
 
-def _with_bar(batches, progress):
+def _with_bar(batches: Iterable[Any], progress: bool) -> Iterable[Any]:
     if not progress:
         return batches
     try:
@@ -128,9 +127,9 @@ def _with_bar(batches, progress):
     return tqdm(batches, unit="batch", ncols=78)
 
 
-def _examples(args) -> int:
+def _examples(args: Any) -> int:
     """Number of examples of a batch."""
-    leaves = [leaf for leaf in jax.tree.leaves(args) if _trace.is_array(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(args) if _pytrees.is_array(leaf)]
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise ValueError(
@@ -141,7 +140,7 @@ def _examples(args) -> int:
     return sizes.pop()  # pyright: ignore[reportReturnType]
 
 
-def _filled(args, first, size):
+def _filled(args: Any, first: Any, size: int) -> Any:
     """The arguments with as many examples as the first ones, which they are then placed like."""
     largest = _examples(first)
     if size > largest:
@@ -152,8 +151,8 @@ def _filled(args, first, size):
     return args if size == largest else jax.tree.map(_fill, args, first)
 
 
-def _fill(x, like):
-    if not _trace.is_array(x):
+def _fill(x: Any, like: Any) -> Any:
+    if not _pytrees.is_array(x):
         return x
     rows = np.minimum(np.arange(like.shape[0]), x.shape[0] - 1)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -165,40 +164,40 @@ def _fill(x, like):
     return x
 
 
-def _arguments(batch, inputs):
+def _arguments(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
     """The arguments of the function in a batch, a tuple; tensors of others as NumPy arrays."""
     picked = batch if inputs is None else inputs(batch)
     if inputs is None and isinstance(picked, list):
         raise TypeError(
             f"batches: expected arrays, or tuples of the arguments of fn, got a list of "
-            f"{len(picked)}; write inputs=lambda batch: batch[0] where a batch is [inputs, "
-            "targets], or inputs=tuple where all of it are arguments"
+            f"{len(picked)}; write inputs=lambda batch: batch[0] if a batch is [inputs, "
+            "targets], or inputs=tuple if all of it are arguments"
         )
-    return jax.tree.map(_trace.as_array, picked if isinstance(picked, tuple) else (picked,))
+    return jax.tree.map(_pytrees.as_array, picked if isinstance(picked, tuple) else (picked,))
 
 
 @contextlib.contextmanager
-def _hints(fn, key, args, batch):
-    """Inside, an error of a function that does not take a batch as it came names ``inputs``."""
+def _hints(fn: Any, key: jax.Array, args: Any, batch: Any) -> Iterator[None]:
+    """Inside, an error of a function that does not take a batch as it is names ``inputs``."""
     kinds = (TypeError, ValueError, AttributeError)
     try:
         yield
     except kinds as error:
         if isinstance(batch, tuple | Mapping):
             try:
-                _trace.trace(fn, key, args, {})
+                _jaxpr.trace(fn, key, args, {})
             except kinds:
                 is_tuple = isinstance(batch, tuple)
-                came = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
+                kind = "a tuple, whose parts are its arguments" if is_tuple else "a dict"
                 pick = "batch[0]" if is_tuple else f"batch[{next(iter(batch))!r}]"
                 raise TypeError(
-                    f"batches: expected what fn takes, got {came}: {error}; pick the inputs, as "
+                    f"batches: expected what fn takes, got {kind}: {error}; pick the inputs, as "
                     f"in inputs=lambda batch: {pick}"
                 ) from error
         raise
 
 
-def _keyed(fn, keys, args, done):
+def _keyed(fn: Any, keys: str, args: Any, done: int) -> tuple[Any, Any]:
     """The function to sample and its arguments, by what gets a key of its own."""
     if keys != "example":
         return fn, args
@@ -207,35 +206,36 @@ def _keyed(fn, keys, args, done):
     return Partial(_each_example, fn), (numbers, *args)
 
 
-def _each_example(fn, key, numbers, *args):
-    arrays, static = _trace.split(args)
+def _each_example(fn: Any, key: jax.Array, numbers: Any, *args: Any) -> Any:
+    arrays, static = _pytrees.split(args)
 
-    def one(pair):
+    def one(pair: Any) -> Any:
         number, arrays = pair
         arrays = jax.tree.map(lambda x: x[None], arrays)
-        output = fn(jax.random.fold_in(key, number), *_trace.join(arrays, static))
+        output = fn(jax.random.fold_in(key, number), *_pytrees.join(arrays, static))
         return jax.tree.map(lambda x: x[0], output)
 
     return mapped(one, key)((numbers, arrays))
 
 
-def _example_axes(fn, key, args, options, result):
+def _example_axes(fn: Any, key: jax.Array, args: Any, options: Any, result: Any) -> Any:
     """The axis of examples of each result: the one that grows with the batch."""
-    arrays, static = _trace.split(args)
+    arrays, static = _pytrees.split(args)
 
-    def longer(x):
+    def longer(x: jax.Array) -> jax.ShapeDtypeStruct:
         # Twice as many, which the devices of a mesh divide as well.
-        kind = jax.typeof(x)
-        shape = (2 * x.shape[0], *x.shape[1:])
-        return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=_explicit(kind))
+        kind, shape = jax.typeof(x), (2 * x.shape[0], *x.shape[1:])
+        # The sharding is part of the type only on a mesh with Explicit axes.
+        explicit = None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding
+        return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=explicit)
 
-    def call(key, arrays):
-        return summarised(fn, key, _trace.join(arrays, static), {}, *options)
+    def call(key: jax.Array, arrays: list[Any]) -> Any:
+        return summarised(fn, key, _pytrees.join(arrays, static), {}, *options)
 
     with jax.disable_jit(False):
         larger = jax.eval_shape(call, key, jax.tree.map(longer, arrays))
 
-    def axis(x, y):
+    def axis(x: Any, y: Any) -> int:
         changed = [a for a, (m, n) in enumerate(zip(x.shape, y.shape)) if m != n]
         if len(changed) != 1:
             raise ValueError(
@@ -245,8 +245,3 @@ def _example_axes(fn, key, args, options, result):
         return changed[0]
 
     return jax.tree.map(axis, result, larger)
-
-
-def _explicit(kind):
-    """The sharding that is part of a type, on a mesh with Explicit axes, or None."""
-    return None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding

@@ -6,29 +6,30 @@ program that is left finds its compiled form.
 """
 
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from jaxdrop.mc import _fingerprint, _trace
+from jaxdrop.mc import _fingerprint, _pytrees
 from jaxdrop.mc._checks import Outputs
-from jaxdrop.mc._options import ModelFn
+from jaxdrop.mc._model_fn import ModelFn
 
 _CALLS = ("jit", "pjit")
 
 
-def call(body, static, *arrays):
+def call(body: Callable[..., Any], static: Any, *arrays: Any) -> Any:
     """``body(static, *arrays)``, compiled once for each program."""
     key = _fingerprint.fingerprint(body, static)
     if key is None:
         closed = close(functools.partial(body, static), *arrays)
         if closed is None:
             return jax.jit(functools.partial(body, static))(*arrays)
-        arrays, static = _trace.split((closed, arrays))
-        return call(_call_closed, static, arrays)
+        inputs, static = _pytrees.split((closed, arrays))
+        return call(_call_closed, static, inputs)
     held = _Held(key, static)
     try:
         return _compiled(held, body, *arrays)
@@ -36,33 +37,33 @@ def call(body, static, *arrays):
         held.value = None  # the cache keeps `held`
 
 
-def settle(fn, *args, **kwargs):
-    """``fn`` as it is now, for arguments like these: a `Closed` one, or itself where it cannot be.
+def settle(fn: Any, *args: Any, **kwargs: Any) -> Any:
+    """``fn`` as it is now, for arguments like these: a `Closed` one, or itself if it cannot be.
 
-    What an adapter gives holds its arrays as leaves, so that it need not be traced if all else of
-    it is seen to be what it was.
+    The function of an adapter holds its arrays as leaves, so it need not be traced if all else of
+    it can be compared.
     """
     if isinstance(fn.fn if isinstance(fn, Outputs) else fn, ModelFn):
-        captured, static = _trace.split(fn)
+        captured, static = _pytrees.split(fn)
         key = _fingerprint.fingerprint(static)
-        if key is not None and _fingerprint.fingerprint(_trace.split((args, kwargs))[1]):
+        if key is not None and _fingerprint.fingerprint(_pytrees.split((args, kwargs))[1]):
             return Closed(captured, _Adapter(key, static))
     return close(fn, *args, **kwargs) or fn
 
 
-def close(fn, *args, **kwargs):
+def close(fn: Any, *args: Any, **kwargs: Any) -> "Closed | None":
     """``fn`` as a `Closed` program for arguments like these.
 
-    None where that cannot be: inside another trace, whose values ``fn`` may have captured, where
-    JAX does not compile, and where the program calls back to Python.
+    None inside another trace, whose values ``fn`` may have captured, if JAX does not compile, and
+    if the program calls back to Python.
     """
-    arrays, static = _trace.split((args, kwargs))
+    arrays, static = _pytrees.split((args, kwargs))
     is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-    if is_disabled or _holds_tracer((fn, arrays)):
+    if is_disabled or _pytrees.holds_tracer((fn, arrays)):
         return None
 
-    def called(arrays):
-        args, kwargs = _trace.join(arrays, static)
+    def called(arrays: list[Any]) -> Any:
+        args, kwargs = _pytrees.join(arrays, static)
         return fn(*args, **kwargs)
 
     jaxpr, shapes = jax.make_jaxpr(called, return_shape=True)(arrays)
@@ -70,17 +71,17 @@ def close(fn, *args, **kwargs):
         program = _Program(jaxpr, jax.tree.structure(shapes), fn)
     except _fingerprint.UnknownError:
         return None
-    return None if _holds_tracer(program.captured) else Closed(program.captured, program)
+    return None if _pytrees.holds_tracer(program.captured) else Closed(program.captured, program)
 
 
-def signature(args):
+def signature(args: Any) -> Any:
     """What two lists of arguments share if a function that is settled for one fits the other."""
-    arrays, static = _trace.split(args)
+    arrays, static = _pytrees.split(args)
     key = _fingerprint.fingerprint(static)
     return None if key is None else (key, [*map(jax.typeof, jax.tree.leaves(arrays))])
 
 
-def original(fn):
+def original(fn: Any) -> Any:
     """The function that a `Closed` one was made of."""
     return fn.program.original(fn.captured) if isinstance(fn, Closed) else fn
 
@@ -89,17 +90,17 @@ def original(fn):
 class Closed:
     """A function as it was when it was settled; its leaves are the arrays that it had captured."""
 
-    def __init__(self, captured, program):
+    def __init__(self, captured: list[Any], program: Any) -> None:
         self.captured, self.program = captured, program
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.program.run(self.captured, *args, **kwargs)
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[Any, Any]:
         return (self.captured,), self.program
 
     @classmethod
-    def tree_unflatten(cls, program, children):
+    def tree_unflatten(cls, program: Any, children: Any) -> "Closed":
         (captured,) = children
         return cls(captured, program)
 
@@ -107,23 +108,25 @@ class Closed:
 class _Adapter(_fingerprint.Named):
     """A function of an adapter without its arrays."""
 
-    def __init__(self, key, static):
+    def __init__(self, key: _fingerprint.Key, static: Any) -> None:
         self.key, self._static = key, static
 
-    def original(self, captured):
-        return _trace.join(captured, self._static)
+    def original(self, captured: list[Any]) -> Any:
+        return _pytrees.join(captured, self._static)
 
-    def run(self, captured, *args, **kwargs):
+    def run(self, captured: list[Any], *args: Any, **kwargs: Any) -> Any:
         return self.original(captured)(*args, **kwargs)
 
 
 class _Program(_fingerprint.Named):
     """The equations of a function, with every array that it captured an input."""
 
-    def __init__(self, closed, structure, original):
-        self._structure, self._original = structure, original
-        self.captured, self._captures, self._steps, self._count = [], {}, [], 0
-        self._capturing = {}
+    def __init__(self, closed: ClosedJaxpr, structure: Any, original: Any) -> None:
+        self._structure, self._original, self._count = structure, original, 0
+        self.captured: list[Any] = []
+        self._captures: dict[int, int] = {}  # numbers of the captured arrays, by id
+        self._steps: list[tuple[JaxprEqn, list[Any], list[int]]] = []
+        self._capturing: dict[int, bool] = {}
         reader = _fingerprint.Reader(is_run=True)
         self._arguments = [self._new() for _ in closed.jaxpr.invars]
         self._outputs = self._add(closed, self._arguments)
@@ -138,12 +141,12 @@ class _Program(_fingerprint.Named):
             )
         )
 
-    def original(self, captured):
-        del captured  # it holds them
+    def original(self, captured: list[Any]) -> Any:
+        del captured  # the function holds them itself
         return self._original
 
-    def run(self, captured, *args, **kwargs):
-        arrays, _ = _trace.split((args, kwargs))
+    def run(self, captured: list[Any], *args: Any, **kwargs: Any) -> Any:
+        arrays, _ = _pytrees.split((args, kwargs))
         values = dict(zip(self._arguments, jax.tree.leaves(arrays)))
         values.update(zip(self._captures.values(), map(_fresh, captured)))
         read = lambda a: a.val if isinstance(a, Literal) else values[a]  # noqa: E731
@@ -155,11 +158,11 @@ class _Program(_fingerprint.Named):
             values.update(zip(leaving, results if primitive.multiple_results else [results]))
         return jax.tree.unflatten(self._structure, map(read, self._outputs))
 
-    def _new(self):
+    def _new(self) -> int:
         self._count += 1
         return self._count
 
-    def _add(self, program, inputs):
+    def _add(self, program: ClosedJaxpr, inputs: Iterable[Any]) -> list[Any]:
         """Adds the equations of a program, and gives its outputs; variables become numbers."""
         jaxpr = program.jaxpr
         numbers = dict(zip(jaxpr.invars, inputs))
@@ -176,11 +179,11 @@ class _Program(_fingerprint.Named):
             numbers.update(zip(equation.outvars, leaving))
         return [read(v) for v in jaxpr.outvars]
 
-    def _opened(self, equation):
-        """The program that an equation merely calls, where it is better seen without the call.
+    def _opened(self, equation: JaxprEqn) -> ClosedJaxpr | None:
+        """The program that an equation merely calls, if its steps are added instead of the call.
 
-        There it captures arrays of its own, or has rules for derivatives, which may hold anything
-        and are not asked for.
+        That is so if it captures arrays of its own, which have to become inputs, and if it has
+        rules of differentiation, which may hold anything and are not needed.
         """
         params = equation.params
         if equation.primitive.name in _fingerprint.CUSTOM_RULES:
@@ -191,7 +194,7 @@ class _Program(_fingerprint.Named):
         free = all(type(sharding).__name__ == "UnspecifiedValue" for sharding in shardings)
         return params["jaxpr"] if free and self._is_capturing(params["jaxpr"]) else None
 
-    def _is_capturing(self, program):
+    def _is_capturing(self, program: ClosedJaxpr) -> bool:
         if id(program) not in self._capturing:
             self._capturing[id(program)] = bool(program.consts) or any(
                 self._is_capturing(equation.params["jaxpr"])
@@ -200,7 +203,7 @@ class _Program(_fingerprint.Named):
             )
         return self._capturing[id(program)]
 
-    def _capture(self, array):
+    def _capture(self, array: Any) -> int:
         if id(array) not in self._captures:
             self._captures[id(array)] = self._new()
             self.captured.append(array if isinstance(array, jax.Array) else np.asarray(array))
@@ -212,26 +215,22 @@ class _Held(_fingerprint.Key):
 
     __slots__ = ("value",)
 
-    def __init__(self, key, value):
+    def __init__(self, key: _fingerprint.Key, value: Any) -> None:
         super().__init__(key)
         self.value = value
 
 
-def _fresh(array):
+def _fresh(array: Any) -> Any:
     """A captured array; a key as one that has not been used, for the checker of their reuse."""
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return jax.random.clone(array) if is_key else array
 
 
-def _holds_tracer(tree):
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def _call_closed(static, arrays):
-    closed, arrays = _trace.join(arrays, static)
+def _call_closed(static: Any, arrays: Any) -> Any:
+    closed, arrays = _pytrees.join(arrays, static)
     return closed(*arrays)
 
 
 @functools.partial(jax.jit, static_argnames=("held", "body"))
-def _compiled(held, body, *arrays):
+def _compiled(held: _Held, body: Callable[..., Any], *arrays: Any) -> Any:
     return body(held.value, *arrays)

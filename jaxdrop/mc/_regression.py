@@ -26,7 +26,7 @@ class Regression(NamedTuple):
         total: the sum of both.
         standard_error: Monte-Carlo standard error of ``mean``; inf for a single sample.
         log_likelihood: logarithm of the density that the samples give to each target, in nats;
-            its mean over a test set is the test log-likelihood. NaN where a variance is 0 or the
+            its mean over a test set is the test log-likelihood. NaN if a variance is 0 or the
             target NaN; None without targets.
     """
 
@@ -37,7 +37,7 @@ class Regression(NamedTuple):
     standard_error: jax.Array
     log_likelihood: jax.Array | None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _repr.short(self)
 
 
@@ -99,7 +99,7 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
     )
 
 
-def _check_targets(targets):
+def _check_targets(targets: Any) -> None:
     kind = getattr(targets, "dtype", np.dtype(np.float32))
     real = any(jnp.issubdtype(kind, one) for one in (jnp.floating, jnp.integer))
     if not real or (isinstance(targets, str) and targets != _RETURNED):
@@ -110,7 +110,7 @@ def _check_targets(targets):
         )
 
 
-def _init(precision, targets, sample, num_samples):
+def _init(precision: Any, targets: Any, sample: Any, num_samples: int) -> _State:
     del num_samples
     mean, variance, targets = _parts(precision, targets, sample)
     _check_targets(targets)
@@ -132,7 +132,7 @@ def _init(precision, targets, sample, num_samples):
     return _State(welford, zeros, None if targets is None else zeros - jnp.inf)
 
 
-def _update(precision, targets, state, samples, start):
+def _update(precision: Any, targets: Any, state: _State, samples: Any, start: Any) -> _State:
     del start
     means, variances, returned = _parts(precision, targets, samples)
     after = _summary.update_welford(state.means, means)
@@ -152,7 +152,7 @@ def _update(precision, targets, state, samples, start):
     return _State(after, averaged, log_sum)
 
 
-def _result(state):
+def _result(state: _State) -> Regression:
     epistemic = _summary.variance(state.means)
     log_likelihood = None
     if state.log_sum is not None:
@@ -167,19 +167,19 @@ def _result(state):
     )
 
 
-def _check(result):
+def _check(result: Regression) -> None:
     """Refuses variances that are negative or NaN beside a mean that is a number."""
     wrong = jnp.isnan(result.aleatoric) & ~jnp.isnan(result.mean)
     if wrong.any():
         raise ValueError(
             "regression: expected a function that returns (mean, variance) with variances of at "
             f"least 0, got negative ones or NaN for {wrong.sum()} of {wrong.size} "
-            "entries; write (mean, jnp.exp(log_variance)) where the network predicts a logarithm, "
-            "or (mean, jax.nn.softplus(raw)) where it predicts any number"
+            "elements; write (mean, jnp.exp(log_variance)) if the network predicts a logarithm, "
+            "or (mean, jax.nn.softplus(raw)) if it predicts any number"
         )
 
 
-def _parts(precision, targets, output):
+def _parts(precision: Any, targets: Any, output: Any) -> tuple[Any, Any, Any]:
     """Means, variances or None, and targets or None, of an output that fits."""
     own = isinstance(targets, str)
     count = 1 + (precision is None) + own
@@ -207,17 +207,17 @@ def _parts(precision, targets, output):
     )
 
 
-def _fits(shape, whole):
+def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     try:
         return np.broadcast_shapes(shape, whole) == whole
     except ValueError:
         return False
 
 
-def _remedy(targets, mean):
+def _remedy(targets: Any, mean: Any) -> str:
     if targets.size == mean.size:
         return f"write targets.reshape({mean.shape}): a column of them is not a vector"
     return (
-        "give one target for each predicted mean; where each batch has its own, let the function "
+        "give one target for each predicted mean; if each batch has its own, let the function "
         "return them, lambda key, x, y: (fn(key, x), y), and write targets='returned'"
     )

@@ -1,4 +1,4 @@
-"""The samples themselves, and quantiles of them: memory grows with their number."""
+"""Summaries that store the samples, `samples` and `quantiles`: memory grows with their number."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _sample_axis, _summary
+from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
 from jaxdrop.uncertainty import _repr
 
@@ -20,7 +20,7 @@ class Quantiles(NamedTuple):
     """Quantiles over the samples; each field has the structure of the output.
 
     Attributes:
-        values: shape ``(Q, ...)``, one for each of the asked probabilities.
+        values: shape ``(Q, ...)``, one for each probability.
         standard_error: Monte-Carlo standard error of each, of the same shape: half the distance
             between the sample quantiles one standard error of the rank below and above; inf for
             a single sample.
@@ -29,7 +29,7 @@ class Quantiles(NamedTuple):
     values: Any
     standard_error: Any
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _repr.short(self)
 
 
@@ -48,7 +48,7 @@ def samples() -> Summary:
 
 
 def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
-    """Quantiles of the outputs, entry by entry. Memory grows with the number of samples.
+    """Quantiles of the outputs, element by element. Memory grows with the number of samples.
 
     Between two samples it interpolates linearly, as ``jnp.quantile``. In float32 or better.
 
@@ -60,8 +60,8 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
         A `Summary` whose result is a `Quantiles`.
 
     Raises:
-        TypeError: ``probabilities`` holds no real numbers, or is traced.
-        ValueError: one lies outside [0, 1], or there is none, or more than one axis of them.
+        TypeError: ``probabilities`` does not hold real numbers, or is traced.
+        ValueError: one lies outside [0, 1], or they are empty or have more than one axis.
 
     Example:
         >>> fn = lambda key, x: x + jax.random.uniform(key, x.shape)
@@ -86,45 +86,44 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
             "for example quantiles((0.05, 0.5, 0.95))"
         )
     remedy = "0.5 is the median"
-    asked = [
+    numbers = [
         masks.check_real(p, "probabilities", (0.0, 1.0), "[0, 1]", "probabilities", remedy)
         for p in probabilities
     ]
-    known = np.asarray(asked, np.float32)
+    known = np.asarray(numbers, np.float32)
     return Summary(_init_floating, _update, Partial(_result_quantiles, known))
 
 
-def _init(sample, num_samples):
+def _init(sample: Any, num_samples: int) -> Any:
     return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, num_samples), sample)
 
 
-def _init_floating(sample, num_samples):
-    def buffer(path, leaf):
+def _init_floating(sample: Any, num_samples: int) -> Any:
+    def buffer(path: Any, leaf: Any) -> jax.Array:
         return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), num_samples)
 
     return jax.tree_util.tree_map_with_path(buffer, sample)
 
 
-def _update(state, samples, start):
-    def write(buffer, chunk):
-        chunk = _sample_axis.gather(chunk.astype(buffer.dtype))
+def _update(state: Any, samples: Any, start: Any) -> Any:
+    def write(buffer: jax.Array, chunk: jax.Array) -> jax.Array:
+        chunk = _summary.gather(chunk.astype(buffer.dtype))
         return jax.lax.dynamic_update_slice_in_dim(buffer, chunk, start, axis=0)
 
     return jax.tree.map(write, state, samples)
 
 
-def _result(state):
+def _result(state: Any) -> Any:
     return state
 
 
-def _result_quantiles(probabilities, state):
-    def one(drawn):
+def _result_quantiles(probabilities: Any, state: Any) -> Quantiles:
+    def one(drawn: jax.Array) -> tuple[jax.Array, jax.Array]:
         count = drawn.shape[0]
         asked = jnp.asarray(probabilities, drawn.dtype)
         step = jnp.sqrt(asked * (1 - asked) / count)
         ends = jnp.concatenate([asked, asked - step, asked + step])
-        found = jnp.quantile(drawn, jnp.clip(ends, 0, 1), axis=0)
-        values, low, high = jnp.split(found, 3)
+        values, low, high = jnp.split(jnp.quantile(drawn, jnp.clip(ends, 0, 1), axis=0), 3)
         error = (high - low) / 2 if count > 1 else jnp.full_like(values, jnp.inf)
         return values, error
 

@@ -36,7 +36,7 @@ def test_a_variance_that_is_none_is_refused_or_nan(variance, targets):
     """As from a network that predicts a logarithm."""
     summary = mc.regression(targets=targets)
     fn = with_variance([1.0, 2.0, variance, 1.0])
-    match = r"variances of at least 0, got neg.* for 3 of 12 entries; write .*jnp.exp.*softplus"
+    match = r"variances of at least 0, got neg.* for 3 of 12 elements; write .*jnp.exp.*softplus"
     with pytest.raises(ValueError, match=match):
         mc.predict(fn, key(), X, summary=summary)
     with pytest.raises(ValueError, match=match):
@@ -54,7 +54,7 @@ def test_one_negative_variance_among_the_samples_is_enough():
     drawn = normal(20, 3), jnp.ones((20, 3)).at[7, 1].set(-1)
     out = reduce(mc.regression(), drawn)
     np.testing.assert_array_equal(np.isnan(out.aleatoric), [False, True, False])
-    with pytest.raises(ValueError, match="1 of 3 entries"):
+    with pytest.raises(ValueError, match="1 of 3 elements"):
         mc.regression().check(out)
 
 

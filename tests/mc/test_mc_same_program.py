@@ -13,7 +13,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import mc
-from jaxdrop.mc._forwarded import forwarded
+from jaxdrop.mc._jaxpr import forwarded
 from tests.support.cases import assert_same_bits, data, key
 from tests.support.models import each_framework
 

@@ -1,0 +1,230 @@
+"""A model as a function of a key: `from_linen`, `from_nnx`, and what their functions share."""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from jaxdrop.masks import _internal as masks
+from jaxdrop.mc import _audit, _checks, _jaxpr, _marks, _pytrees
+from jaxdrop.mc._decide import Override, Plan
+from jaxdrop.mc._fingerprint import ByValue
+from jaxdrop.mc._marks import Choice, Site
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from jaxdrop.mc._linen import LinenFn
+    from jaxdrop.mc._nnx import NnxFn
+
+Sites = str | Callable[[str], bool] | None
+
+
+def from_linen(
+    model: nn.Module,
+    variables: Any,
+    *,
+    method: Any = None,
+    sites: Sites = None,
+    rate: ArrayLike | None = None,
+    zero_rates: bool = False,
+    shared_masks: bool = False,
+) -> "LinenFn":
+    """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
+
+    Every ``flax.linen.Dropout``, every dropout class of jaxdrop (in its recurrent cells with one
+    sub-network per sequence) and the dropout inside Flax's attention drops, regardless of the
+    model's ``train`` or ``deterministic`` arguments; nothing else changes. BatchNorm keeps its
+    running averages, no collection is written, the model and its code stay as they are. The same
+    key gives the same sub-network. Call it as the model is called for evaluation, for example with
+    ``train=False``. Attention draws a mask per example and head, unless the user has set its
+    ``attention_fn``.
+
+    A module that is not a norm is told to drop by every flag that it has for this, in its calls or
+    among its fields: ``deterministic`` is False; ``train``, ``training``, ``is_training``,
+    ``is_train``, ``enable_dropout`` and ``use_dropout`` are True. So it also drops if it does so
+    under an ``if``, or by a function and a key of its own (such a site keeps its rate). A module
+    with ``Norm`` in the name of its class is told to evaluate all the same. PRNG keys among the
+    arguments are mixed with the key of the pass. An nnx model inside is run likewise.
+
+    The function is a pytree whose leaves are the variables, so it may be an argument of a jitted
+    function, and new variables of the same shapes need no new compilation.
+
+    Args:
+        model: linen module, unbound.
+        variables: its variables, as given to ``model.apply``.
+        method: method of the model to run instead of ``__call__``.
+        sites: which dropout sites drop: a pattern for their paths as `audit` prints them, such as
+            ``"encoder/*"`` (``*`` matches slashes too), or a function of the path; None for all.
+            The others stay off.
+        rate: probability of dropping at every site instead of its own, in [0, 1]; may be traced.
+            The program takes it as an array, so a sweep over rates compiles once. Noise that has
+            no rate, layers whose rate decides a shape (tokens, hidden units) and sites whose rate
+            is known to be 0 keep theirs. If ``rate`` is known to be 0, nothing drops.
+        zero_rates: if true, ``rate`` also applies to sites whose rate is known to be 0, in
+            recurrent cells, too.
+        shared_masks: if true, all examples of a call meet the same sub-network. Every array among
+            the arguments then has examples on axis 0, and the model runs for each example as a
+            batch of one, of which a `SubsetResidual` always keeps the only example.
+
+    Returns:
+        A function of a PRNG key and the arguments of the model, which returns the model's output.
+
+    Raises:
+        TypeError: ``model`` is not an unbound linen module, ``variables`` is not a dict, ``sites``
+            is neither a pattern nor a function, or ``rate`` is not a number.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``variables`` are not
+            collections.
+
+    Example:
+        >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
+        >>> x = jnp.ones((3, 4))
+        >>> fn = from_linen(model, model.init(jax.random.key(0), x))
+        >>> bool((fn(jax.random.key(1), x) == fn(jax.random.key(2), x)).all())
+        False
+
+    References:
+        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
+        deep learning", 2016, section 4.
+    """
+    from jaxdrop.mc._linen import LinenFn  # it builds on this file
+
+    _checks.check_linen(model)
+    _checks.check_variables(variables)
+    checked, plan = planned(sites, rate, zero_rates)
+    return LinenFn(variables, checked, ByValue(model), method, plan, bool(shared_masks))
+
+
+def from_nnx(
+    model: "nnx.Module",
+    *,
+    sites: Sites = None,
+    rate: ArrayLike | None = None,
+    zero_rates: bool = False,
+    shared_masks: bool = False,
+) -> "NnxFn":
+    """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
+
+    It does for an nnx model what `from_linen` does for a linen one, whether or not ``eval()`` was
+    called: the same layers drop, attributes and arguments of the same names are told to drop, and
+    BatchNorm uses its running averages and leaves them alone. Dropout also drops by streams that a
+    module holds itself. A linen model inside is run likewise.
+
+    The function holds a snapshot of the model: the model itself is never changed, and training it
+    further does not change the function. It mutates nothing that is seen from outside, so it runs
+    inside every transform of JAX. It is a pytree whose leaves are the state of the model, so it
+    may be an argument of a jitted function, and a new snapshot needs no new compilation.
+
+    Args:
+        model: any ``nnx.Module``.
+        sites: as for `from_linen`.
+        rate: as for `from_linen`.
+        zero_rates: as for `from_linen`.
+        shared_masks: as for `from_linen`.
+
+    Returns:
+        A function of a PRNG key and the arguments of the model, which returns the model's output.
+
+    Raises:
+        TypeError: ``model`` is not an nnx.Module, ``sites`` is neither a pattern nor a function,
+            or ``rate`` is not a number.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar. The function raises it if a
+            pass changes a variable of the model, which would be lost: a cache, a counter, or the
+            statistics of a layer that is not a norm by its name.
+
+    Example:
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
+        >>> fn = from_nnx(model)
+        >>> x = jnp.ones((3, 4))
+        >>> bool((fn(jax.random.key(1), x) == fn(jax.random.key(2), x)).all())
+        False
+
+    References:
+        Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
+        deep learning", 2016, section 4.
+    """
+    from jaxdrop.mc import _nnx  # it loads flax.nnx
+
+    return _nnx.nnx_fn(model, sites, rate, zero_rates, shared_masks)
+
+
+def planned(sites: Any, rate: ArrayLike | None, zero_rates: bool) -> tuple[jax.Array | None, Plan]:
+    """The checked rate for all sites, and the plan of every pass without it.
+
+    The rate is an array, so that another value is the same program. It is None if none was
+    asked for, or if it is known to be 0.
+    """
+    if not (sites is None or isinstance(sites, str) or callable(sites)):
+        raise TypeError(
+            f"sites: expected a pattern or a function of the path, got {sites!r}; write for "
+            "example sites='encoder/*', or sites=lambda path: path.endswith('Dropout_0')"
+        )
+    array, off = None, False
+    if rate is not None:
+        checked = masks.check_rate(rate).value
+        array = jnp.asarray(checked, jnp.float32)
+        if array.ndim:
+            raise ValueError(
+                f"rate: expected a scalar, one for all sites, got shape {array.shape}; "
+                "write for example rate=0.2"
+            )
+        off = not isinstance(checked, Tracer) and not np.any(np.asarray(checked))
+    return None if off else array, Plan(sites, Override(None, off, bool(zero_rates)))
+
+
+class ModelFn:
+    """A model as a function of a key: one pass, or one for each example of a call."""
+
+    rate: Any
+    plan: Plan  # but for the rate, which may be traced
+    shared_masks: bool
+
+    def run(self, key: jax.Array, plan: Plan, args: Any, kwargs: Any) -> Any:
+        """One pass by a plan."""
+        raise NotImplementedError
+
+    def called(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """The function that a pass calls, for the names of its parameters."""
+        raise NotImplementedError
+
+    def __call__(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _marks.mixed(key, self.called(kwargs), args, kwargs)
+        run = functools.partial(self._pass, key)
+        if self.shared_masks:
+            return _pytrees.by_example(run, args, kwargs)
+        return run(*args, **kwargs)
+
+    def _pass(self, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
+        plan = self.plan.at_rate(self.rate)
+        sites, off = plan.sites, plan.override.off
+        everywhere = sites is None and not off
+        if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
+            return self.run(key, plan, args, kwargs)
+        # Passes that are only traced say which sites there are, and which of the chosen ones are
+        # not reached because a module around them is told to evaluate.
+        all_on = plan._replace(sites=None, override=plan.override._replace(off=False))
+        known = [] if everywhere else self._sites(all_on, key, args, kwargs)
+        known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
+        chosen = {site.path for site in known if site.live}
+        if chosen:
+            seen = {site.path for site in self._sites(plan, key, args, kwargs)}
+            plan = plan._replace(hidden=tuple(sorted(chosen - seen)))
+        output = self.run(key, plan, args, kwargs)
+        unmatched = None
+        if known and not chosen and not off:
+            is_pattern = isinstance(sites, str)
+            unmatched = f"sites={sites!r}" if is_pattern else "the function given as sites="
+        return _marks.mark_choice(output, Choice(known, unmatched, self.rate is not None))
+
+    def _sites(self, plan: Plan, key: jax.Array, args: Any, kwargs: Any) -> list[Site]:
+        """The sites of a pass by another plan, which is traced and not run."""
+        with _marks.auditing(True), _marks.writing(True):
+            program = jax.make_jaxpr(lambda key: self.run(key, plan, args, kwargs))(key)
+        return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])[0]
