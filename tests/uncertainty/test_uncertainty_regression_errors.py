@@ -65,7 +65,7 @@ def test_shapes_are_never_broadcast(fn):
         fn(ONE, ONE[:, None], ONE)
     with pytest.raises(ValueError, match=r"got shape \(1,\); reshape it, or give one noise level"):
         fn(ONE, ONE[:1], ONE)
-    with pytest.raises(ValueError, match=r"at least one entry, got shape \(0,\); leave empty"):
+    with pytest.raises(ValueError, match=r"at least one element, got shape \(0,\); leave empty"):
         fn(ONE[:0], 1.0, ONE[:0])
 
 
@@ -118,7 +118,7 @@ def test_samples_lie_on_axis_0(name):
         fn(ONE, ONE)
     with pytest.raises(ValueError, match=r"got \(3, 1\), \(3,\); reshape"):
         fn(np.ones((5, 3, 1)), ONE)
-    with pytest.raises(ValueError, match=r"at least one entry, got shape \(0,\); leave"):
+    with pytest.raises(ValueError, match=r"at least one element, got shape \(0,\); leave"):
         fn(np.ones((5, 0)), ONE[:0])
 
 
