@@ -158,7 +158,8 @@ def _handed_on(run, variables, names):
         end = run({**variables, **some})
         return {name: jax.tree.leaves(end[name]) for name in some}
 
-    program, shape = jax.make_jaxpr(after, return_shape=True)(some)
+    with jax.disable_jit(False):  # disabled, JAX writes out every turn of a loop
+        program, shape = jax.make_jaxpr(after, return_shape=True)(some)
     inputs = {name: jax.tree.leaves(some[name]) for name in sorted(some)}
     found, place, same = iter(forwarded(program.jaxpr)), 0, set()
     for name in sorted(some):

@@ -117,7 +117,8 @@ def _pass(make, plan, key, call):
             after = run(dict(zip(changed, values)))[2]
             return [after[path].get_raw_value() for path in changed]
 
-        program = jax.make_jaxpr(again)([before[path] for path in changed])
+        with jax.disable_jit(False):  # disabled, JAX writes out every turn of a loop
+            program = jax.make_jaxpr(again)([before[path] for path in changed])
         numbers = enumerate(forwarded(program.jaxpr))
         changed = [changed[number] for number, source in numbers if number != source]
     return output, after, {path: type(after[path]) for path in changed}

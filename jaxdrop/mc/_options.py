@@ -88,7 +88,8 @@ class ModelFn:
 
     def _sites(self, plan, key, args, kwargs):
         """The sites of a pass by another plan, which is traced and not run."""
-        with auditing(True), writing(True):
+        # With jit, because JAX otherwise writes out every turn of a loop, each with its own sites.
+        with auditing(True), writing(True), jax.disable_jit(False):
             program = jax.make_jaxpr(lambda key: self._run(key, plan, args, kwargs))(key)
         return _draws.sites(program.jaxpr, _draws.draws(program.jaxpr)[0])[0]
 
