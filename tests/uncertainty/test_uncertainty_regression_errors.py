@@ -69,7 +69,7 @@ def test_shapes_are_never_broadcast(fn):
         fn(ONE[:0], 1.0, ONE[:0])
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @of_gaussian
 def test_negative_variances_are_refused(fn):
     least = "above 0" if fn is gaussian_negative_log_likelihood else "of at least 0"
@@ -78,7 +78,7 @@ def test_negative_variances_are_refused(fn):
     assert np.isnan(jax.tree.leaves(jax.jit(fn)(ONE, -2 * ONE, ONE))[-1]).all()
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 def test_likelihood_needs_a_variance_above_zero():
     with pytest.raises(ValueError, match=r"variance: expected numbers above 0, got 0; take jnp\.e"):
         gaussian_negative_log_likelihood(ONE, 0, ONE)
