@@ -3,14 +3,15 @@
 import argparse
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 
 import jaxdrop
 
-_NEEDED = ("matplotlib", "optax", "sklearn", "tqdm")
+_REQUIRED = ("matplotlib", "optax", "sklearn", "tqdm")
 
 
-def main(arguments=None):
-    """Parses the command line and runs what it names."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs the command that it names."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxdrop", description="Dropout for JAX and Flax."
     )
@@ -34,19 +35,20 @@ def main(arguments=None):
         type=pathlib.Path,
         default=pathlib.Path("jaxdrop-demo"),
         metavar="DIR",
-        help="folder that the picture is saved in; made if missing",
+        help="folder to save the picture in; created if it does not exist",
     )
     options = parser.parse_args(arguments)
 
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         parser.exit(2, f"The demo needs {', '.join(missing)}. Write: pip install 'jaxdrop[demo]'\n")
+    # Imported here, because it imports what the line above asks for.
     from jaxdrop import _demo
 
     _demo.run(options.seed, options.epochs, options.samples, options.output)
 
 
-def _positive(text):
+def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")

@@ -1,6 +1,8 @@
 """The demo: a digit classifier with dropout, and how sure it is."""
 
+import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +16,19 @@ from tqdm import tqdm
 from jaxdrop import linen, mc, plots, uncertainty
 
 _BATCH = 64
-_ANGLES = np.arange(0, 181, 15)
+_ANGLES = range(0, 181, 15)
 _SLANT = 30
-_KEPT = (1.0, 0.9, 0.8, 0.5)
+_KEPT_SHARES = (1.0, 0.9, 0.8, 0.5)
+_Data = tuple[np.ndarray, np.ndarray]  # images and labels
+_Predictions = dict[str, jax.Array]  # probabilities by name
+_Curves = dict[str, uncertainty.RiskCoverage]
 
 
 class _Network(nn.Module):
     """Two convolutions and two dense layers, with dropout after each of the first three."""
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = nn.relu(nn.Conv(32, (3, 3))(images))
         x = linen.SpatialDropout(0.1, deterministic=not train)(x)
         x = nn.relu(nn.Conv(64, (3, 3), strides=2)(x))
@@ -33,7 +38,7 @@ class _Network(nn.Module):
         return nn.Dense(10)(x)
 
 
-def run(seed, epochs, num_samples, output):
+def run(seed: int, epochs: int, num_samples: int, output: pathlib.Path) -> None:
     """Trains, predicts, prints the tables and saves the picture."""
     started = time.perf_counter()
     train, (images, labels) = _data(seed)
@@ -43,8 +48,8 @@ def run(seed, epochs, num_samples, output):
     forward = jax.jit(model.apply)
     fn = mc.from_linen(model, variables)
 
-    def predict(number, images):
-        """Mean probabilities of one pass and of many, and the whole summary of the many."""
+    def predict(number: int, images: np.ndarray) -> tuple[_Predictions, mc.Classification]:
+        """Probabilities of one pass and of many by name, and the whole summary of the many."""
         key_ = jax.random.fold_in(key, number)
         summary = mc.classification()
         sampled = mc.predict(fn, key_, images, num_samples=num_samples, summary=summary)
@@ -69,7 +74,8 @@ def run(seed, epochs, num_samples, output):
     print(f"\n{time.perf_counter() - started:.0f} s. Picture: {path}")
 
 
-def _data(seed):
+def _data(seed: int) -> tuple[_Data, _Data]:
+    """Training and test set, half of the digits each."""
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels / 16.0).astype(np.float32).reshape(-1, 8, 8, 1)
     order = np.random.default_rng(seed).permutation(len(images))
@@ -79,17 +85,18 @@ def _data(seed):
     return (images[first], labels[first]), (images[second], labels[second])
 
 
-def _train(model, key, data, epochs):
+def _train(model: nn.Module, key: jax.Array, data: _Data, epochs: int) -> Any:
+    """Variables of the model after training."""
     images, labels = map(jnp.asarray, data)
     steps = len(images) // _BATCH
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, epochs * steps))
     variables = model.init(jax.random.fold_in(key, 0), images[:1])
 
-    def loss(variables, key, images, labels):
-        logits = model.apply(variables, images, train=True, rngs={"dropout": key})
+    def loss(variables: Any, key: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
+        logits: Any = model.apply(variables, images, train=True, rngs={"dropout": key})
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def step(state, batch):
+    def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:
         variables, memory = state
         key, images, labels = batch
         value, gradient = jax.value_and_grad(loss)(variables, key, images, labels)
@@ -97,7 +104,7 @@ def _train(model, key, data, epochs):
         return (optax.apply_updates(variables, updates), memory), value
 
     @jax.jit
-    def epoch(state, key):
+    def epoch(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         order_key, step_key = jax.random.split(key)
         order = jax.random.permutation(order_key, len(images))[: steps * _BATCH]
         order = order.reshape(steps, _BATCH)
@@ -113,23 +120,24 @@ def _train(model, key, data, epochs):
     return state[0]
 
 
-def _turn(images, angle):
+def _turn(images: np.ndarray, angle: float) -> np.ndarray:
     turned = ndimage.rotate(images, angle, axes=(1, 2), reshape=False, order=1)
     return turned.clip(0, 1).astype(np.float32)
 
 
-def _most_certain(sampled, labels):
-    """The test digit the model is right and surest of, among shapes with no other way up."""
+def _most_certain(sampled: mc.Classification, labels: np.ndarray) -> int:
+    """Index of the digit that the model is right and most certain about."""
+    # Those that do not look like a digit when they are upside down.
     right = (sampled.probabilities.argmax(-1) == labels) & np.isin(labels, (2, 3, 4, 7))
     return int(np.argmin(np.where(right, sampled.mutual_information, np.inf)))
 
 
-def _curve(probabilities, labels):
+def _curve(probabilities: jax.Array, labels: np.ndarray) -> uncertainty.RiskCoverage:
     wrong = probabilities.argmax(-1) != labels
     return uncertainty.risk_coverage(uncertainty.entropy(probabilities), wrong)
 
 
-def _print_scores(title, predictions, labels):
+def _print_scores(title: str, predictions: _Predictions, labels: np.ndarray) -> None:
     print(f"\n{title}\n{'':22}  accuracy       NLL     Brier       ECE")
     for name, probabilities in predictions.items():
         scores = (
@@ -141,26 +149,33 @@ def _print_scores(title, predictions, labels):
         print(f"{name:22}" + "".join(f"{float(score):10.4f}" for score in scores))
 
 
-def _print_turning(predictions, sampled, digit):
+def _print_turning(predictions: _Predictions, sampled: mc.Classification, digit: int) -> None:
     one_pass, many = predictions.values()
     print(f"\nA {digit}, turned: class and its probability, and what the model does not know")
     print("angle  one pass  MC samples  mutual information, nats")
-    for angle, one, row, information in zip(_ANGLES, one_pass, many, sampled.mutual_information):
+    for angle, one, mean, information in zip(_ANGLES, one_pass, many, sampled.mutual_information):
         first = f"{int(one.argmax())}  {float(one.max()):.2f}"
-        second = f"{int(row.argmax())}  {float(row.max()):.2f}"
+        second = f"{int(mean.argmax())}  {float(mean.max()):.2f}"
         bar = "#" * round(30 * float(information))
         print(f"{angle:4d}°   {first}     {second}       {information:.3f} {bar}".rstrip())
 
 
-def _print_refusing(curves):
+def _print_refusing(curves: _Curves) -> None:
     print(f"\nTurned by {_SLANT}°: accuracy of those kept when the least certain are refused")
-    print(f"{'share kept':22}" + "".join(f"{share:10.0%}" for share in _KEPT))
+    print(f"{'share kept':22}" + "".join(f"{share:10.0%}" for share in _KEPT_SHARES))
     for name, curve in curves.items():
-        last = [round(share * len(curve.risk)) - 1 for share in _KEPT]
+        last = [round(share * len(curve.risk)) - 1 for share in _KEPT_SHARES]
         print(f"{name:22}" + "".join(f"{float(1 - curve.risk[i]):10.4f}" for i in last))
 
 
-def _draw(output, predictions, labels, curves, turned, turning):
+def _draw(
+    output: pathlib.Path,
+    predictions: _Predictions,
+    labels: np.ndarray,
+    curves: _Curves,
+    turned: np.ndarray,
+    turning: mc.Classification,
+) -> pathlib.Path:
     """Saves the picture and returns its path."""
     figure, (left, middle, right) = plots.figure(3)
     left.plot(_ANGLES, turning.mutual_information, "o-", label="mutual information, nats")

@@ -50,3 +50,10 @@ def nan_on_purpose():
     """For a test that makes NaN, also where ``jax_debug_nans`` looks for it in all the others."""
     with jax.debug_nans(False):
         yield
+
+
+@pytest.fixture
+def jitted():
+    """For a test of what is traced or compiled, or of long loops, also with ``JAX_DISABLE_JIT``."""
+    with jax.disable_jit(False):
+        yield

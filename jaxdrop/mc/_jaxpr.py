@@ -135,7 +135,8 @@ def handed_on(run: Callable[[Any], Mapping[Any, Any]], values: Mapping[Any, Any]
         end = run(values)
         return {name: jax.tree.leaves(end[name]) for name in values}
 
-    program, shape = jax.make_jaxpr(after, return_shape=True)(values)
+    with jax.disable_jit(False):  # disabled, JAX writes out every turn of a loop
+        program, shape = jax.make_jaxpr(after, return_shape=True)(values)
     sources, start, same = iter(forwarded(program.jaxpr)), 0, set[Any]()
     for name in sorted(values):  # as JAX flattens a dict
         end = start + len(jax.tree.leaves(values[name]))

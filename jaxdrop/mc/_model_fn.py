@@ -225,6 +225,7 @@ class ModelFn:
 
     def _sites(self, plan: Plan, key: jax.Array, args: Any, kwargs: Any) -> list[Site]:
         """The sites of a pass by another plan, which is traced and not run."""
-        with _marks.auditing(True), _marks.writing(True):
+        # With jit, because JAX otherwise writes out every turn of a loop, each with its own sites.
+        with _marks.auditing(True), _marks.writing(True), jax.disable_jit(False):
             program = jax.make_jaxpr(lambda key: self.run(key, plan, args, kwargs))(key)
         return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])[0]

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
-from jaxdrop.uncertainty import _arrays, _likelihood, _repr
+from jaxdrop.uncertainty import _likelihood, _repr
+from jaxdrop.uncertainty._checks import as_array
 
 _RETURNED = "returned"
 
@@ -89,7 +90,7 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
         precision = jnp.asarray(masks.check_real(precision, *named))
         precision = jnp.where((precision > 0) & jnp.isfinite(precision), precision, jnp.nan)
     if targets is not None and not isinstance(targets, str):
-        targets = _arrays.as_array(targets, "targets")
+        targets = as_array(targets, "targets")
     _check_targets(targets)
     return Summary(
         Partial(_init, precision, targets),

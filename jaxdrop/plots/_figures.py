@@ -1,17 +1,26 @@
-"""Figures without pyplot: nothing global, no window, the same on every machine."""
+"""Figures without pyplot, so without global state and windows, and two curves to draw on them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdrop.uncertainty import _checks
+from jaxdrop.uncertainty import ReliabilityCurve, RiskCoverage, _checks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def figure(num_axes, *, width=4.6, height=4.0):
-    """A new figure with its axes side by side.
+def figure(
+    num_axes: int, *, width: float = 4.6, height: float = 4.0
+) -> "tuple[Figure, list[Axes]]":
+    """Makes a figure with its axes side by side.
 
     Args:
         num_axes: number of axes, a Python integer of at least 1.
-        width: width of each, in inches.
-        height: height, in inches.
+        width: width of one of the axes, in inches.
+        height: height of the figure, in inches.
 
     Returns:
         ``(matplotlib.figure.Figure, list of its axes)``.
@@ -29,18 +38,17 @@ def figure(num_axes, *, width=4.6, height=4.0):
     from matplotlib.figure import Figure
 
     num_axes = _checks.check_count(num_axes, "num_axes", "axes", 1)
+    new = Figure(figsize=(width * num_axes, height), layout="constrained")
+    return new, list(new.subplots(1, num_axes, squeeze=False)[0])
 
-    made = Figure(figsize=(width * num_axes, height), layout="constrained")
-    return made, list(made.subplots(1, num_axes, squeeze=False)[0])
 
-
-def reliability_diagram(axes, curves):
-    """Draws how often predictions of a given confidence are right; the diagonal is calibrated.
+def reliability_diagram(axes: "Axes", curves: Mapping[str, ReliabilityCurve]) -> None:
+    """Draws how often predictions of a confidence are right; a calibrated model is on the diagonal.
 
     Args:
         axes: matplotlib axes to draw on.
-        curves: `jaxdrop.uncertainty.ReliabilityCurve` by label. Empty bins are left out, and
-            those of NaN.
+        curves: `jaxdrop.uncertainty.ReliabilityCurve` by label. Bins that are empty or NaN are
+            left out.
 
     Returns:
         None.
@@ -66,8 +74,8 @@ def reliability_diagram(axes, curves):
     legend_on_top(axes)
 
 
-def risk_coverage(axes, curves):
-    """Draws the accuracy of the predictions that are kept, against the share that is kept.
+def risk_coverage(axes: "Axes", curves: Mapping[str, RiskCoverage]) -> None:
+    """Draws the accuracy of the predictions that are kept against the share that is kept.
 
     Args:
         axes: matplotlib axes to draw on.
@@ -88,28 +96,28 @@ def risk_coverage(axes, curves):
     """
     for label, curve in curves.items():
         coverage, risk = map(np.asarray, curve)
-        axes.plot(coverage, 1 - risk, style(coverage), label=label)
+        axes.plot(coverage, 1 - risk, line_style(coverage), label=label)
     axes.set(xlabel="share of predictions kept", ylabel="accuracy of those kept")
     axes.set(title="Refusing the most uncertain")
     legend_on_top(axes)
 
 
-def style(x):
-    """A line through many points; a dot where there is one, of which no line would be seen."""
+def line_style(x: np.ndarray) -> str:
+    """A line through many points; a dot for a single one, which has no visible line."""
     return "o" if len(x) == 1 else "-"
 
 
-def legend_on_top(axes):
-    """A legend in room of its own, above: curves leave no corner free that can be relied on.
-
-    Labels that are empty or begin with an underscore have no entry; without any, no legend.
-    """
-    entries = len(axes.get_legend_handles_labels()[1])
-    if not entries:
+def legend_on_top(axes: "Axes") -> None:
+    """A legend above the curves, because they may fill every corner; no labels, no legend."""
+    # Without the labels that are empty or begin with an underscore.
+    num_labels = len(axes.get_legend_handles_labels()[1])
+    if not num_labels:
         return
-    rows = -(-entries // 3)
+    rows = -(-num_labels // 3)
     low, high = axes.get_ylim()
+    # No ticks in the room that the legend gets.
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
     axes.set_ylim(low, high + (high - low) * 0.11 * rows)
-    place = {"loc": "upper center", "ncols": -(-entries // rows)}
-    axes.legend(frameon=False, handlelength=1.2, columnspacing=1.2, **place)
+    columns = -(-num_labels // rows)
+    options = {"frameon": False, "handlelength": 1.2, "columnspacing": 1.2}
+    axes.legend(loc="upper center", ncols=columns, **options)

@@ -10,9 +10,9 @@ from jaxdrop.uncertainty import _checks
 def entropy(probabilities: ArrayLike) -> jax.Array:
     """Shannon entropy of each row of class probabilities.
 
-    ``H[p] = -sum_c p_c log p_c`` with ``0 log 0 = 0``: between 0, where one class has it all, and
-    ``log C``, where all are equal. An entry below the smallest normal number counts as 0, and its
-    gradient is 0, the limit that a softmax gives.
+    ``H[p] = -sum_c p_c log p_c`` with ``0 log 0 = 0``. It lies between 0, if one class has
+    probability 1, and ``log C``, if all are equal. A probability below the smallest normal number
+    counts as 0, and its gradient is 0, the limit that a softmax gives.
 
     Args:
         probabilities: floating array of shape ``(..., C)``, its rows summing to 1.
@@ -22,7 +22,8 @@ def entropy(probabilities: ArrayLike) -> jax.Array:
 
     Raises:
         TypeError: ``probabilities`` is not floating.
-        ValueError: it has no classes, or is known and not made of probabilities.
+        ValueError: it has fewer than two classes, or its values are known and are not
+            probabilities.
 
     Example:
         >>> h = entropy(jnp.array([[0.5, 0.5], [1.0, 0.0]]))
@@ -48,7 +49,7 @@ def predictive_entropy(probabilities: ArrayLike) -> jax.Array:
 
     Raises:
         TypeError: as `entropy`.
-        ValueError: as `entropy`, or there is no axis of samples or no sample.
+        ValueError: as `entropy`, or the axis of samples is missing or empty.
 
     Example:
         >>> sure_but_at_odds = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -91,8 +92,8 @@ def expected_entropy(probabilities: ArrayLike) -> jax.Array:
 def mutual_information(probabilities: ArrayLike) -> jax.Array:
     """Information that the class carries about the weights: how much the samples disagree.
 
-    ``H[1/S sum_s p_s] - 1/S sum_s H[p_s]``, known as BALD and often called epistemic; never
-    negative, at most ``log S``, and 0 where all samples agree. Computed as the mean divergence
+    ``H[1/S sum_s p_s] - 1/S sum_s H[p_s]``, known as BALD and often called epistemic. It is never
+    negative, at most ``log S``, and 0 if all samples agree. It is computed as the mean divergence
     of the samples from their average, ``1/S sum_s sum_c p_sc log(p_sc / mean_c)``, which is the
     same number and keeps small values that a difference of entropies rounds away.
 
@@ -119,42 +120,43 @@ def mutual_information(probabilities: ArrayLike) -> jax.Array:
 
 
 @jax.jit
-def _entropy(p):
-    return jnp.sum(p * (0 - _safe_log(p)), axis=-1)  # 0 - x, for -x would give -0.0
+def _entropy(p: jax.Array) -> jax.Array:
+    return jnp.sum(p * (0 - _safe_log(p)), axis=-1)  # 0 - x, because -x would give -0.0
 
 
 @jax.jit
-def _predictive_entropy(p):
+def _predictive_entropy(p: jax.Array) -> jax.Array:
     return _entropy(p.mean(0))
 
 
 @jax.jit
-def _expected_entropy(p):
+def _expected_entropy(p: jax.Array) -> jax.Array:
     return _entropy(p).mean(0)
 
 
 @jax.jit
-def _mutual_information(p):
+def _mutual_information(p: jax.Array) -> jax.Array:
     mean = p.mean(0, keepdims=True)
     gone = _vanishes(mean)
     deviation = jnp.where(gone, 0, p - mean)
     mean = jnp.where(gone, 1, mean)
     ratio = deviation / mean
-    # log1p is exact where a sample is near the mean; far below it 1 + ratio would lose p.
+    # log1p is exact if a sample is near the mean; far below the mean, 1 + ratio would lose p.
     near = (ratio > -0.5) & (p >= 0)
     far_log = _safe_log(p) - jnp.log(mean)
     log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, ratio, 0)), far_log)
-    # The deviations add up to 0 over the samples. Taken off here, they make every term positive.
+    # The deviations add up to 0 over the samples. Subtracting them makes every term positive, so
+    # that rounding does not cancel digits.
     divergence = jnp.sum(p * log_ratio - deviation, axis=-1).mean(0)
     return jnp.maximum(divergence, 0)
 
 
-def _safe_log(x):
-    """``log x``, and 0 where x vanishes; its gradient is finite there."""
+def _safe_log(x: jax.Array) -> jax.Array:
+    """``log x``, or 0 with a finite gradient if x vanishes."""
     return jnp.log(jnp.where(_vanishes(x), 1, x))
 
 
-def _vanishes(x):
-    # Below the smallest normal number, XLA may flush x to 0 and give log x = -inf. Not so for
-    # negative numbers and NaN, which a traced array can hold: they come out as NaN.
+def _vanishes(x: jax.Array) -> jax.Array:
+    # Below the smallest normal number, XLA may flush x to 0 and give log x = -inf. Negative numbers
+    # and NaN, which a traced array can contain, do not vanish: they come out as NaN.
     return abs(x) < jnp.finfo(x.dtype).tiny

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _numbers
+from jaxdrop.uncertainty import _checks
 
 _LOG_2PI = float(np.log(2 * np.pi))
 
@@ -17,8 +17,8 @@ def gaussian_negative_log_likelihood(
 ) -> jax.Array:
     """Mean of ``-log`` of the density that a Gaussian prediction gives to its target.
 
-    ``1/N sum_n [(y_n - mean_n)^2 / (2 variance_n) + 1/2 log(2 pi variance_n)]``: smaller is
-    better, below 0 where the density exceeds 1. It is a loss to train a predicted variance with.
+    ``1/N sum_n [(y_n - mean_n)^2 / (2 variance_n) + 1/2 log(2 pi variance_n)]``. Smaller is better;
+    it is negative if the density exceeds 1. It is a loss to train a predicted variance with.
 
     Args:
         mean: predicted means, of the shape of ``targets``.
@@ -43,8 +43,7 @@ def gaussian_negative_log_likelihood(
         Nix & Weigend, "Estimating the mean and variance of the target probability distribution",
         1994.
     """
-    given = _numbers.check_gaussian(mean, variance, targets, positive=True)
-    return _gaussian(*given)
+    return _gaussian(*_checks.check_gaussian(mean, variance, targets, positive=True))
 
 
 def mixture_log_likelihood(
@@ -56,16 +55,16 @@ def mixture_log_likelihood(
 ) -> jax.Array:
     """Mean log density of the targets under the equal mixture of all samples.
 
-    ``1/N sum_n [logsumexp_s log N(y_n; mean_sn, variance_sn) - log S]``, larger is better: the
-    test log-likelihood that papers on Monte-Carlo dropout report. Every entry of ``targets`` is a
-    prediction of its own. Never below the mean over the samples of their own log-likelihoods.
+    ``1/N sum_n [logsumexp_s log N(y_n; mean_sn, variance_sn) - log S]``. Larger is better. It is
+    the test log-likelihood that papers on Monte-Carlo dropout report, with one prediction per
+    element of ``targets``. It is never below the mean of the log-likelihoods of the single samples.
 
     Args:
         means: predicted means, shape ``(S, ...)``, samples on axis 0.
         targets: real numbers of shape ``(...)``, at least one.
         precision: known noise precision above 0, one number, the ``tau`` of the papers.
-        variances: in its place predicted variances above 0, the shape of ``means``, or one
-            number. A traced one that is not above 0 gives NaN.
+        variances: instead of ``precision``, predicted variances above 0: the shape of ``means``, or
+            one number. A traced one that is not above 0 gives NaN.
 
     Returns:
         Scalar in nats; float32, or float64 if an argument is.
@@ -86,35 +85,37 @@ def mixture_log_likelihood(
         deep learning", 2016, and its appendix.
     """
     if (precision is None) == (variances is None):
-        given = "neither" if precision is None else "both"
+        got = "neither" if precision is None else "both"
         raise TypeError(
-            f"mixture_log_likelihood: expected one of precision and variances, got {given}; "
+            f"mixture_log_likelihood: expected one of precision and variances, got {got}; "
             "write precision=tau for known noise, variances=... for predicted noise"
         )
     name, noise = ("variances", variances) if precision is None else ("precision", precision)
-    given = {"means": means, "targets": targets, name: noise}
-    means, targets, noise = _numbers.check_real(**given, finite=True)
-    _numbers.check_samples("means", means, targets)
-    shape = means.shape if precision is None else ()
-    noise = _numbers.check_noise(noise, name, shape, positive=True)
-    return _mixture_log_likelihood(means, targets, noise, inverse=precision is not None)
+    named = {"means": means, "targets": targets, name: noise}
+    mu, y, noise = _checks.check_real(finite=True, **named)
+    _checks.check_samples("means", mu, y)
+    shape = mu.shape if precision is None else ()
+    noise = _checks.check_noise(noise, name, shape, positive=True)
+    return _mixture_log_likelihood(mu, y, noise, inverse=precision is not None)
 
 
-def log_density(mean, variance, targets):
-    """Logarithm of the density of Gaussians, entry by entry; NaN at a variance not above 0."""
-    # NaN goes in rather than over the result: of that, XLA makes a number in a loop on a CPU.
+def log_density(mean: jax.Array, variance: jax.Array, targets: jax.Array) -> jax.Array:
+    """Logarithm of the density of Gaussians per element; NaN if its variance is not above 0."""
+    # NaN replaces the variance, not the result: there XLA loses it in a loop on a CPU.
     variance = jnp.where(variance > 0, variance, jnp.nan)
     twice = jnp.square(targets - mean) / variance + jnp.log(variance) + _LOG_2PI
     return -twice / 2
 
 
 @jax.jit
-def _gaussian(mean, variance, targets):
+def _gaussian(mean: jax.Array, variance: jax.Array, targets: jax.Array) -> jax.Array:
     return 0 - log_density(mean, variance, targets).mean()
 
 
 @functools.partial(jax.jit, static_argnames="inverse")
-def _mixture_log_likelihood(means, targets, noise, *, inverse):
+def _mixture_log_likelihood(
+    means: jax.Array, targets: jax.Array, noise: jax.Array, *, inverse: bool
+) -> jax.Array:
     variances = 1 / jnp.where(noise > 0, noise, jnp.nan) if inverse else noise
     densities = log_density(means, jnp.broadcast_to(variances, means.shape), targets[None])
     log_sum = jax.scipy.special.logsumexp(densities, axis=0)

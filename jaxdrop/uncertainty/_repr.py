@@ -1,18 +1,19 @@
-"""Results as a few short lines, where every entry of every array would hide what they say."""
+"""Results as a few short lines, because every element of every array would be unreadable."""
 
 import reprlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop.uncertainty._arrays import known
+from jaxdrop.uncertainty._checks import known
 
 _COLUMNS = 80
 
 
-def short(result, note=""):
-    """Name of a named tuple, a note, and a line a field: dtype, shape and, where known, numbers."""
+def short(result: Any, note: str = "") -> str:
+    """Name of a named tuple, a note, and a line per field: dtype, shape and, if known, numbers."""
     width = max(map(len, result._fields))
     lines = [type(result).__name__ + note]
     lines += [f"  {name:{width}}  {_field(value)}" for name, value in result._asdict().items()]
@@ -21,14 +22,14 @@ def short(result, note=""):
     )
 
 
-def readable(x):
-    """Whether the numbers of an array are at hand: not traced, given away or on another host."""
+def readable(x: Any) -> bool:
+    """Whether ``x`` is an array that can be read: not traced, deleted or on another host."""
     if not isinstance(x, jax.Array):
         return isinstance(x, np.ndarray | np.generic)
     return known(x) and not x.is_deleted() and x.is_fully_addressable
 
 
-def _field(value):
+def _field(value: Any) -> str:
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1:
         value = leaves[0]
@@ -38,13 +39,13 @@ def _field(value):
     return f"{_kind(value)}  {numbers}" if numbers else _kind(value)
 
 
-def _kind(x):
+def _kind(x: Any) -> str:
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         return reprlib.repr(x).replace("\n", " ")
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
-def _numbers(x):
+def _numbers(x: Any) -> str:
     kinds = jnp.floating, jnp.integer, jnp.bool_
     if not readable(x) or not x.size or not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
         return ""

@@ -1,30 +1,30 @@
-"""Scores of predictions against the labels that came true."""
+"""Scores of predicted probabilities against the true labels."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _arrays, _checks
+from jaxdrop.uncertainty import _checks
 
 
 def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """Mean of ``-log`` of the probability given to the true class.
+    """Mean of ``-log`` of the probability of the true class.
 
-    ``-1/N sum_n log p_n[y_n]``, smaller is better. A probability below the smallest normal number
+    ``-1/N sum_n log p_n[y_n]``; smaller is better. A probability below the smallest normal number
     of the dtype counts as that number: one such example adds 87.3 nats in float32, 708.4 in
     float64, and its gradient is 0.
 
     Args:
         probabilities: floating array of shape ``(B..., C)``, its rows summing to 1; for a
             Monte-Carlo prediction the average of the samples.
-        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
-            class gives NaN.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is
+            not a class gives NaN.
 
     Returns:
         Scalar in nats; float32, or float64 if ``probabilities`` is.
 
     Raises:
-        TypeError: ``probabilities`` is not floating, or ``labels`` not of integers.
+        TypeError: ``probabilities`` is not floating, or ``labels`` are not integers.
         ValueError: the shapes do not fit, there is no example, or known values are not
             probabilities or not classes.
 
@@ -40,15 +40,15 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> jax.
 
 
 def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """Mean squared distance between the predicted probabilities and what came true.
+    """Mean squared distance between the predicted probabilities and the one-hot labels.
 
-    ``1/N sum_n sum_c (p_nc - [y_n = c])^2``, Brier's own form, summed over all classes: from 0 to
-    2, smaller is better. For two classes it is twice the score of one of them.
+    ``1/N sum_n sum_c (p_nc - [y_n = c])^2``, the original form, a sum over all classes. It lies
+    between 0 and 2; smaller is better. For two classes it is twice the score of a single class.
 
     Args:
         probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
-        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
-            class gives NaN.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is
+            not a class gives NaN.
 
     Returns:
         Scalar; float32, or float64 if ``probabilities`` is.
@@ -71,12 +71,12 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
 def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Share of examples whose most probable class, the first of equal ones, is the true one.
 
-    So a tie is decided as by ``argmax``, and the score is that of the decision.
+    Ties are decided as ``argmax`` decides them.
 
     Args:
         probabilities: floating array of shape ``(B..., C)``, its rows summing to 1.
-        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is no
-            class gives NaN.
+        labels: class numbers in [0, C), integers of shape ``(B...)``. A traced one that is
+            not a class gives NaN.
 
     Returns:
         Scalar in [0, 1]; float32, or float64 if ``probabilities`` is.
@@ -93,36 +93,45 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     return _accuracy(*_checks.check_pair(probabilities, labels))
 
 
-def top_label(p, labels):
-    """Confidence of each row's most probable class, and 1 where it is the true one, else 0."""
+def top_label(p: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Probability of the most probable class per row, and 1 if it is the true one, else 0."""
     confidence = p.max(-1)
     correct = (p.argmax(-1).astype(labels.dtype) == labels).astype(p.dtype)
     return confidence, jnp.where(_valid(p, labels), correct, jnp.nan)
 
 
-def hits(p, labels):
-    """For each class 1 where it is the true one, else 0; NaN where that is unknown."""
-    true = _arrays.one_hot(labels, p).astype(p.dtype)
+def hits(p: jax.Array, labels: jax.Array) -> jax.Array:
+    """Per class 1 if it is the true one, else 0; NaN if that is unknown."""
+    true = one_hot(labels, p).astype(p.dtype)
     return jnp.where(_valid(p, labels)[..., None], true, jnp.nan)
 
 
+def one_hot(labels: jax.Array, like: jax.Array) -> jax.Array:
+    """Booleans of the shape of ``like``, true where the index on the last axis is the label."""
+    # A comparison is partitioned as the arrays are, which a gather or a scatter is not.
+    labels = jnp.expand_dims(labels, -1)
+    return labels == jax.lax.broadcasted_iota(labels.dtype, like.shape, like.ndim - 1)
+
+
 @jax.jit
-def _negative_log_likelihood(p, labels):
-    hit = jnp.where(_arrays.one_hot(labels, p), p, 0).sum(-1)
-    loss = 0 - jnp.log(jnp.maximum(hit, jnp.finfo(p.dtype).tiny))  # -x would give -0.0
+def _negative_log_likelihood(p: jax.Array, labels: jax.Array) -> jax.Array:
+    hit = jnp.where(one_hot(labels, p), p, 0).sum(-1)
+    loss = 0 - jnp.log(
+        jnp.maximum(hit, jnp.finfo(p.dtype).tiny)
+    )  # 0 - x, because -x would give -0.0
     return jnp.where(_valid(p, labels), loss, jnp.nan).mean()
 
 
 @jax.jit
-def _brier_score(p, labels):
+def _brier_score(p: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.square(p - hits(p, labels)).sum(-1).mean()
 
 
 @jax.jit
-def _accuracy(p, labels):
+def _accuracy(p: jax.Array, labels: jax.Array) -> jax.Array:
     return top_label(p, labels)[1].mean()
 
 
-def _valid(p, labels):
-    """Whether a row says something: its label is a class, and none of its probabilities NaN."""
+def _valid(p: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the label of a row is a class, and none of its probabilities is NaN."""
     return (labels >= 0) & (labels < p.shape[-1]) & ~jnp.isnan(p).any(-1)

@@ -8,6 +8,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import masks, mc
+from tests.mc.test_mc_same_program import Stack
 from tests.support import models
 from tests.support.cases import CASES, assert_same_bits, data, key
 from tests.support.models import each_framework
@@ -81,3 +82,11 @@ def test_the_audit_is_the_same(framework):
     expected = str(mc.audit(fn, key(), models.inputs()))
     with jax.disable_jit():
         assert str(mc.audit(fn, key(), models.inputs())) == expected
+
+
+def test_layers_that_a_scan_leaves_alone_are_not_refused():
+    """Without jit a scan returns their parameters as new arrays, which is not a change."""
+    fn, x = mc.from_nnx(Stack((3,), own=False)), data((4, 40))
+    expected = fn(key(), x)
+    with jax.disable_jit():
+        assert_same_bits(fn(key(), x), expected)

@@ -70,6 +70,7 @@ def test_audit_lists_every_cell(framework):
         assert found == SITES
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("framework", ["linen", "nnx"])
 def test_one_sub_network_a_sequence_and_another_for_each_pass(framework):
     model = nnx_model()

@@ -87,6 +87,7 @@ def test_batches_draw_apart_unless_they_are_told_not_to():
     assert_same_bits(out[:, :8], out[:, 8:])
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_with_a_key_an_example_cuts_do_not_matter(impl):
     """Masks are the same bits, seen through a layer whose outputs are only dropped."""
@@ -113,6 +114,7 @@ def test_with_a_key_an_example_cuts_do_not_matter(impl):
     assert not (kept[0] == kept[1]).all()
 
 
+@pytest.mark.usefixtures("jitted")
 def test_outputs_of_a_network_agree_to_rounding():
     fn, x = network(), data((19, WIDTH))
     for summary in (mc.moments(), mc.classification(), mc.quantiles((0.1, 0.9))):
@@ -122,6 +124,7 @@ def test_outputs_of_a_network_agree_to_rounding():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("keys", ["batch", "example", "call"])
 def test_no_batch_compiles_again(keys):
     count = 0

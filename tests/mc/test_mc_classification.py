@@ -90,7 +90,7 @@ def test_sigmoids_of_several_classes_are_refused_by_the_name_of_what_works():
     assert mc.predict(fn, key(), summary=works).probabilities.shape == (5, 3, 2)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("shift", [0.5, -0.5, 5])
 def test_numbers_that_are_no_probability_are_refused_or_nan(shift):
     def predict(key):

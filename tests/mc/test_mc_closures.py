@@ -62,6 +62,7 @@ def _ways(holder):
     }
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("way", _ways(Holder()))
 def test_values_are_those_of_the_call_and_nothing_is_compiled_again(way):
     holder = Holder()
@@ -119,6 +120,7 @@ def test_a_summary_of_a_user_is_that_of_the_call():
     assert_same_bits(predict(), 3 * before)
 
 
+@pytest.mark.usefixtures("jitted")
 def test_batches_see_the_values_of_their_call():
     holder = Holder()
     predict = functools.partial(

@@ -115,6 +115,7 @@ def test_batches_take_the_axis_too():
     assert_close(out, expected)
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_each_device_computes_its_part(kind):
     """Operations of a device fall with their number; nothing but the summary is communicated."""

@@ -145,6 +145,7 @@ def test_with_a_rate_that_is_known_to_be_0_nothing_is_drawn(framework, rate):
     assert not report.depends_on_key and not report.unreached
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 def test_a_sweep_over_rates_compiles_once(framework):
     count = 0

@@ -60,6 +60,7 @@ class Transformer(nn.Module):
         return x
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("wrap", ["", "remat", "jit"])
 def test_flags_that_are_handed_down_are_turned_and_batchnorm_is_not(wrap):
     model, x = Transformer(wrap), data((2, 5, 8))

@@ -35,6 +35,7 @@ def dropout_alone():
 # Which samples.
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("constraints", [(), ("b>=1", "b<=64")], ids=["open", "bounded"])
 @pytest.mark.parametrize("shared_masks", [False, True])
 def test_a_batch_whose_size_is_not_known_gets_the_samples_of_one_that_is(shared_masks, constraints):
@@ -53,6 +54,7 @@ def test_a_batch_whose_size_is_not_known_gets_the_samples_of_one_that_is(shared_
             np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 def test_sample_i_is_the_function_of_the_folded_key(framework):
     """For every chunk size: masks bit for bit, outputs to the rounding of the products."""
@@ -64,7 +66,7 @@ def test_sample_i_is_the_function_of_the_folded_key(framework):
     for chunk_size in (1, 7, 10) if framework == "linen" else (7,):
         samples = draw(fn, x, chunk_size=chunk_size)
         np.testing.assert_array_equal(samples == 0, expected == 0)
-        np.testing.assert_allclose(samples, expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(samples, expected, rtol=1e-6, atol=3e-6)
 
 
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
@@ -140,6 +142,7 @@ def test_arguments_reach_the_function_as_they_are():
     np.testing.assert_allclose(out.mean, 6 * plain.mean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 def test_nothing_is_traced_twice(framework):
     """Not for the same shapes, new variables, another key or a summary made anew."""

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxdrop import mc
 from tests.support.cases import data, key
 
+pytestmark = pytest.mark.usefixtures("jitted")  # its tests read compiled programs
 WIDTH = 64
 
 

@@ -29,7 +29,7 @@ def close(got, expected):
 # --- variances
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("variance", [-3.0, -1e-30, -np.inf, np.nan])
 @pytest.mark.parametrize("targets", [None, X])
 def test_a_variance_that_is_none_is_refused_or_nan(variance, targets):
@@ -93,7 +93,7 @@ def test_a_precision_that_is_none_is_refused_or_nan(bad):
         mc.regression(precision=bad)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
 def test_a_traced_precision_that_is_none_gives_nan(bad):
     def predict(precision):

@@ -57,6 +57,7 @@ def counted(run):
     return jax.jit(traced), count
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 def test_equal_models_made_anew_are_one_program(framework):
     program, count = counted(lambda fn: fn(key(), X))
@@ -65,6 +66,7 @@ def test_equal_models_made_anew_are_one_program(framework):
     assert count == [1]
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 def test_equal_but_not_the_same_numbers_are_other_programs(framework):
     """Python finds 1, 1.0 and True equal, and 0.0 and -0.0."""
@@ -86,6 +88,7 @@ MEANS = {
 }
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("kind", MEANS)
 def test_arrays_may_be_fields_of_linen_modules(kind):
     program, count = counted(lambda fn: fn(key(), X))
@@ -102,6 +105,7 @@ def test_arrays_may_be_fields_of_linen_modules(kind):
         np.testing.assert_array_equal(out, wanted)
 
 
+@pytest.mark.usefixtures("jitted")
 def test_an_array_of_a_module_inside_an_nnx_model_may_be_a_field():
     fns = [
         mc.from_nnx(nnx.bridge.ToNNX(Scaled(np.full((1, 4), mean, np.float32)), rngs=nnx.Rngs(0)))
@@ -129,6 +133,7 @@ class Layers(nnx.Module):
         return x * jax.random.bernoulli(self.rngs(), 0.5, x.shape) if train else x
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 @pytest.mark.parametrize("options", [{}, {"sites": "*rop*", "rate": 0.25, "shared_masks": False}])
 def test_functions_of_models_that_pickle_pickle(framework, options):
@@ -183,6 +188,7 @@ FORWARDED = {
 }
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("name", FORWARDED)
 def test_what_is_handed_on_is_found(name):
     function, expected = FORWARDED[name]

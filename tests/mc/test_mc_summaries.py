@@ -170,7 +170,7 @@ def test_probabilities_that_underflow_have_their_logarithm():
     np.testing.assert_allclose(out.log_probabilities[1], expected, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 def test_logits_for_probabilities_are_refused_or_nan():
     def predict(key):
         fn = lambda key: 3 + jax.random.normal(key, (5, 4))  # noqa: E731
@@ -224,6 +224,7 @@ def test_known_precision_is_the_inverse_of_the_noise(precision, chunk_size):
     assert reduce(mc.regression(precision=precision), means).log_likelihood is None
 
 
+@pytest.mark.usefixtures("jitted")
 def test_new_targets_need_no_new_program():
     found, counts = [], []
     for scale in (1.0, 2.0):

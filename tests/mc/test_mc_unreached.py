@@ -55,6 +55,7 @@ def test_a_key_of_the_models_own_is_named_with_its_place(framework, wrap):
     assert "Not reached: " + sentence + "." in " ".join(lines)
 
 
+@pytest.mark.usefixtures("jitted")
 @each_framework
 def test_predict_warns_once(framework):
     fn = own_key(framework)

@@ -64,7 +64,7 @@ def test_help_names_every_option(capsys):
 
 
 def test_missing_packages_are_named(capsys, monkeypatch):
-    monkeypatch.setattr(program, "_NEEDED", ("optax", "no_such_package"))
+    monkeypatch.setattr(program, "_REQUIRED", ("optax", "no_such_package"))
     with pytest.raises(SystemExit):
         program.main(["demo"])
     assert "no_such_package" in capsys.readouterr().err

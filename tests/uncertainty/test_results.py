@@ -70,6 +70,7 @@ def test_each_field_is_one_short_line(name):
     assert repr(jax.tree.map(np.asarray, out)) == repr(out)
 
 
+@pytest.mark.usefixtures("jitted")
 @each
 def test_what_is_not_known_has_a_shape(name):
     shown = []

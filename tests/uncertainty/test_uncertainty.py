@@ -183,6 +183,7 @@ def test_scores_are_sklearns(batch, classes):
         close(brier_score(p, labels), 2 * binary)
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32, np.int64])
 def test_labels_of_any_integer_dtype(dtype):
     p, labels = simplex(50, 300), random_labels(50, classes=100)
@@ -327,6 +328,7 @@ def test_risk_coverage_of_ties_of_one_example_and_of_a_perfect_order():
 # --- what holds for all of them
 
 
+@pytest.mark.usefixtures("jitted")
 @each
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_narrow_floats_are_widened(fn, dtype):
@@ -369,7 +371,7 @@ def test_examples_run(fn):
 # --- what is traced cannot be refused
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("fn", EVERY[:-1], ids=lambda fn: fn.__name__)
 def test_traced_nan_stays_nan(fn):
     given = arguments(fn)
@@ -381,13 +383,13 @@ def test_traced_nan_stays_nan(fn):
         assert np.isnan(got).any()
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("fn", (entropy, *OF_SAMPLES[:3]), ids=lambda fn: fn.__name__)
 def test_traced_negative_numbers_give_nan(fn):
     assert np.isnan(jax.jit(fn)(np.array([[-1.0, 2.0], [-2.0, 3.0]]))).all()
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @of_pairs
 @pytest.mark.parametrize("bad", [-1, 3])
 def test_traced_labels_that_are_no_class_give_nan(fn, bad):
@@ -395,7 +397,7 @@ def test_traced_labels_that_are_no_class_give_nan(fn, bad):
     assert np.isfinite(jax.jit(fn)(THIRD, np.array([0, 2])))
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @each
 def test_known_values_are_checked_inside_a_trace_and_traced_ones_are_not(fn):
     given = arguments(fn)

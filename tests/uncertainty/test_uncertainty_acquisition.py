@@ -117,6 +117,7 @@ def test_large_joint_distributions_are_added_up_well():
     close(got.scores, expected.scores, rtol=2e-5)
 
 
+@pytest.mark.usefixtures("jitted")
 def test_memory_does_not_grow_with_the_candidates():
     def temporary(candidates):
         shape = jax.ShapeDtypeStruct((20, candidates, 10), jnp.float32)
@@ -127,7 +128,7 @@ def test_memory_does_not_grow_with_the_candidates():
     assert temporary(1000) < 1.1 * temporary(200)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 def test_traced_nan_gives_nan_scores():
     p = jnp.asarray(simplex(5, 6, 3)).at[0, 2].set(jnp.nan)
     assert np.isnan(jax.jit(lambda p: batch_bald(p, 2))(p).scores).all()

@@ -62,7 +62,7 @@ def test_auroc_of_two_gaussians():
     close(got, stats.norm.cdf(np.sqrt(0.5)), atol=0.02, rtol=0)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1], [0, 1, 2], [-1, 1, 0]])
 def test_traced_labels_that_are_not_of_both_kinds_give_nan(labels):
     scores = np.array([0.1, 0.2, 0.3])
@@ -200,7 +200,7 @@ def test_temperature_has_the_gradient_of_the_minimum():
         close(got, expected, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_traced_logits_that_are_not_finite_give_nan(bad):
     logits, labels = classifier(20, 3, 1.0, 1.0)

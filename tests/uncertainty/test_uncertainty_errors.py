@@ -108,6 +108,7 @@ def test_no_example_is_refused(fn):
         fn(np.ones((0, 3)), np.zeros(0, int))
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("bad", [True, 2.0, "many", None])
 @pytest.mark.parametrize("fn", OF_LABELS[-3:])
 def test_num_bins_is_an_integer(fn, bad):

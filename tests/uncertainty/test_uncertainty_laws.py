@@ -97,6 +97,7 @@ def test_every_public_name_has_a_case():
     assert all(hasattr(uncertainty, name) for name in uncertainty.__all__)
 
 
+@pytest.mark.usefixtures("jitted")
 @each
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_narrow_floats_are_widened(name, dtype):
@@ -134,7 +135,7 @@ def test_order_of_examples_does_not_matter(name):
     _close(fn(*turned), fn(*given))
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @pytest.mark.parametrize("name", [name for name in CASES if name != "area_under_risk_coverage"])
 def test_traced_nan_stays_nan(name):  # the one left out takes NaN as the most uncertain
     fn, given = _case(name)
@@ -145,7 +146,7 @@ def test_traced_nan_stays_nan(name):  # the one left out takes NaN as the most u
             assert any(np.isnan(leaf).any() for leaf in got), i
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @each
 def test_known_values_are_checked_inside_a_trace_and_traced_ones_are_not(name):
     fn, given = _case(name)

@@ -84,7 +84,7 @@ def test_known_noise_is_one_number():
     np.testing.assert_array_equal(one_sample.total, 0)
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 def test_traced_negative_variance_gives_nan():
     args = np.zeros((2, 3)), np.array([[1.0, -1.0, 1.0], [1.0, 3.0, 1.0]])
     split = jax.jit(variance_split)(*args)

@@ -65,11 +65,11 @@ def test_shapes_are_never_broadcast(fn):
         fn(ONE, ONE[:, None], ONE)
     with pytest.raises(ValueError, match=r"got shape \(1,\); reshape it, or give one noise level"):
         fn(ONE, ONE[:1], ONE)
-    with pytest.raises(ValueError, match=r"at least one entry, got shape \(0,\); leave empty"):
+    with pytest.raises(ValueError, match=r"at least one element, got shape \(0,\); leave empty"):
         fn(ONE[:0], 1.0, ONE[:0])
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 @of_gaussian
 def test_negative_variances_are_refused(fn):
     least = "above 0" if fn is gaussian_negative_log_likelihood else "of at least 0"
@@ -78,7 +78,7 @@ def test_negative_variances_are_refused(fn):
     assert np.isnan(jax.tree.leaves(jax.jit(fn)(ONE, -2 * ONE, ONE))[-1]).all()
 
 
-@pytest.mark.usefixtures("nan_on_purpose")
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
 def test_likelihood_needs_a_variance_above_zero():
     with pytest.raises(ValueError, match=r"variance: expected numbers above 0, got 0; take jnp\.e"):
         gaussian_negative_log_likelihood(ONE, 0, ONE)
@@ -118,7 +118,7 @@ def test_samples_lie_on_axis_0(name):
         fn(ONE, ONE)
     with pytest.raises(ValueError, match=r"got \(3, 1\), \(3,\); reshape"):
         fn(np.ones((5, 3, 1)), ONE)
-    with pytest.raises(ValueError, match=r"at least one entry, got shape \(0,\); leave"):
+    with pytest.raises(ValueError, match=r"at least one element, got shape \(0,\); leave"):
         fn(np.ones((5, 0)), ONE[:0])
 
 

@@ -17,6 +17,8 @@ from jaxdrop import mc, uncertainty
 from tests.mc.test_mc_summaries import reduce
 from tests.uncertainty.test_uncertainty import OF_PAIRS, OF_SAMPLES
 
+# Many calls of a few compiled functions, most of them with rows that are refused if known.
+pytestmark = pytest.mark.usefixtures("jitted")
 _SIZE = 7  # rows; one size, so that each function is compiled once
 _ROWS = np.array([[0.5, 0.5, 0], [0, 0.5, 0.5], [0.25, 0.25, 0.5], [1, 0, 0]], np.float32)
 _FEW = np.array([-1, -0.5, 0, 0.5, 1], np.float32)

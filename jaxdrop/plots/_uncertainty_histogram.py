@@ -1,32 +1,41 @@
-"""How uncertainty is spread over examples of several kinds."""
+"""How the uncertainties of several groups of examples are distributed."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdrop.plots._figures import legend_on_top
 from jaxdrop.uncertainty import _checks
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
-def uncertainty_histogram(axes, values, *, num_bins=30):
-    """Draws which share of each group has how much uncertainty, in bins common to all.
+def uncertainty_histogram(
+    axes: "Axes", values: Mapping[str, ArrayLike], *, num_bins: int = 30
+) -> None:
+    """Draws which share of each group has which uncertainty, in the same bins for all groups.
 
-    Every group adds up to 1, so that groups of different sizes can be compared: those in and out
-    of the distribution of the training data, or those classified right and wrong.
+    Every group adds up to 1, so groups of different sizes can be compared: examples in and out of
+    the distribution of the training data, or examples that are classified right and wrong.
 
     Args:
         axes: matplotlib axes to draw on.
-        values: uncertainties by label, arrays of any shape with at least one entry.
-        num_bins: number of bins, a Python integer of at least 1, from the smallest value to the
-            largest one; around values that are too close for so many, from 1/2 below to 1/2 above.
+        values: uncertainties by label, arrays of any shape with at least one element.
+        num_bins: number of bins, a Python integer of at least 1. They reach from the smallest value
+            to the largest one, or 1/2 to both sides of values that are too close for so many bins.
 
     Returns:
         None.
 
     Raises:
         TypeError: ``num_bins`` is not a Python integer.
-        ValueError: there is no group, or one is empty or not of finite numbers, or ``num_bins`` is
-            below 1.
+        ValueError: there is no group, a group is empty or has a number that is not finite, or
+            ``num_bins`` is below 1.
 
     Example:
         >>> groups = {"in distribution": jnp.array([0.1, 0.2]), "out of it": jnp.array([0.9])}
@@ -42,24 +51,24 @@ def uncertainty_histogram(axes, values, *, num_bins=30):
     for number, (label, group) in enumerate(groups.items()):
         counts, _ = np.histogram(group, edges)
         colour = _COLOURS[number % len(_COLOURS)]
-        style = {"facecolor": (colour, 0.45), "edgecolor": colour, "linewidth": 1.5}
-        axes.stairs(counts / group.size, edges, fill=True, label=label, **style)
+        steps = axes.stairs(counts / group.size, edges, fill=True, label=label, linewidth=1.5)
+        steps.set(facecolor=(colour, 0.45), edgecolor=colour)
     axes.set(xlabel="uncertainty", ylabel="share of examples", title="Uncertainty by group")
     legend_on_top(axes)
 
 
-def _edges(values, num_bins):
+def _edges(values: np.ndarray, num_bins: int) -> np.ndarray:
     low, high = values.min(), values.max()
-    # Halves, since the difference of the largest numbers overflows.
+    # Halves, because the difference of the largest numbers overflows.
     middle, half = low / 2 + high / 2, high / 2 - low / 2
-    least = 4 * num_bins * np.spacing(max(abs(low), abs(high)))  # eight steps of the dtype a bin
+    least = 4 * num_bins * np.spacing(max(abs(low), abs(high)))  # eight steps of the dtype per bin
     if half < least:
         low, high = middle - max(0.5, least), middle + max(0.5, least)
     share = np.arange(num_bins + 1) / num_bins
     return low * (1 - share) + high * share
 
 
-def _check(groups):
+def _check(groups: Mapping[str, np.ndarray]) -> None:
     if not groups:
         raise ValueError(
             "values: expected at least one group, got none; write {'test set': uncertainty}"

@@ -4,24 +4,27 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _arrays, _numbers
+from jaxdrop.uncertainty import _checks
+from jaxdrop.uncertainty._risk_coverage import runs_of_equals
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Area under the ROC curve: how often a positive example scores above a negative one.
 
     The share of the pairs of one positive and one negative example in which the positive has the
-    larger score, equal scores counted half: 1/2 for scores that know nothing, 1 for a perfect
-    order. Computed from ranks, so it is exact up to rounding; its gradient is 0.
+    larger score; equal scores count half. It is 1/2 for scores that are unrelated to the labels and
+    1 for a perfect order. It is computed from ranks, so it is exact up to rounding. Its gradient is
+    0.
 
-    With an uncertainty as score it measures the detection of errors, ``auroc(entropy, wrong)``,
-    or of inputs unlike the training data, ``auroc(concatenated, is_out_of_distribution)``.
+    If the score is an uncertainty, the area measures how well it detects errors,
+    ``auroc(entropy, wrong)``, or inputs that are not like the training data,
+    ``auroc(concatenated, is_out_of_distribution)``.
 
     Args:
         scores: real numbers of shape ``(N,)``, larger means more likely positive. A traced NaN
             gives NaN.
         labels: shape ``(N,)``: booleans, or 0 and 1 as integers; both kinds must occur. Traced
-            ones that lack a kind, or hold other numbers, give NaN.
+            ones that lack a kind or contain other numbers give NaN.
 
     Returns:
         Scalar in [0, 1]; float32, or float64 if ``scores`` is.
@@ -29,7 +32,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     Raises:
         TypeError: ``scores`` is not of real numbers, or ``labels`` neither boolean nor integer.
         ValueError: a shape is not ``(N,)`` with N at least 1, the shapes differ, known scores are
-            NaN, or known labels lack a kind or hold other numbers than 0 and 1.
+            NaN, or known labels lack a kind or contain other numbers than 0 and 1.
 
     Example:
         >>> float(auroc(jnp.array([0.1, 0.4, 0.4, 0.9]), jnp.array([0, 0, 1, 1])))
@@ -39,40 +42,40 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
         Hanley & McNeil, "The meaning and use of the area under a receiver operating
         characteristic (ROC) curve", 1982.
     """
-    (scores,) = _numbers.check_real(scores=scores, finite=False)
-    return _auroc(scores, _check_labels(scores, labels))
+    (array,) = _checks.check_real(scores=scores, finite=False)
+    return _auroc(array, _check_labels(array, labels))
 
 
-def _check_labels(scores, labels):
-    labels = _arrays.as_array(labels, "labels")
-    if labels.dtype != jnp.bool_ and not jnp.issubdtype(labels.dtype, jnp.integer):
+def _check_labels(scores: jax.Array, labels: ArrayLike) -> jax.Array:
+    positive = _checks.as_array(labels, "labels")
+    if positive.dtype != jnp.bool_ and not jnp.issubdtype(positive.dtype, jnp.integer):
         raise TypeError(
-            f"labels: expected booleans, or 0 and 1 as integers, got dtype {labels.dtype}; "
+            f"labels: expected booleans, or 0 and 1 as integers, got dtype {positive.dtype}; "
             "write for example predicted != labels"
         )
-    if scores.ndim != 1 or scores.shape != labels.shape or not labels.size:
+    if scores.ndim != 1 or scores.shape != positive.shape or not positive.size:
         raise ValueError(
             "scores and labels: expected the same shape (N,) with N of at least 1, got "
-            f"{scores.shape} and {labels.shape}; flatten both with .ravel()"
+            f"{scores.shape} and {positive.shape}; flatten both with .ravel()"
         )
-    labels = labels.astype(jnp.int32)
-    if _arrays.known(labels):
-        low, high = _arrays.read(_arrays.extremes, labels)
+    positive = positive.astype(jnp.int32)
+    if _checks.known(positive):
+        low, high = _checks.read(_checks.extremes, positive)
         if (low, high) != (0, 1):
             raise ValueError(
                 "labels: expected both 0 and 1 and nothing else, got values from "
                 f"{low} to {high}; give examples of both kinds, for example labels == 2"
             )
-    return labels
+    return positive
 
 
 @jax.jit
-def _auroc(scores, labels):
+def _auroc(scores: jax.Array, labels: jax.Array) -> jax.Array:
     ranked, label = jax.lax.sort((scores, labels), num_keys=1)
     positive = label == 1
-    start, end = _arrays.runs(ranked)
-    # How many negatives score lower, and how many not higher: the same for all of equal score.
-    # Integers, hence exact.
+    start, end = runs_of_equals(ranked)
+    # A positive wins against the negatives below it, and half against those of equal score. That is
+    # the mean of how many score lower and how many do not score higher; integers keep it exact.
     negatives = jnp.cumsum(~positive, dtype=jnp.int32)
     total = negatives[-1]
     below = jnp.where(start == 0, 0, negatives[start - 1])

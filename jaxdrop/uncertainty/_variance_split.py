@@ -1,4 +1,4 @@
-"""The variance of a regression, split into what the model and what the data do not tell."""
+"""The variance of a regression, split into that of the model and that of the data."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _numbers, _repr
+from jaxdrop.uncertainty import _checks, _repr
 
 
 class VarianceSplit(NamedTuple):
@@ -14,9 +14,9 @@ class VarianceSplit(NamedTuple):
 
     Attributes:
         mean: mean of the predicted means.
-        epistemic: variance of the predicted means: what more data would remove.
-        aleatoric: mean of the predicted variances: the noise that stays.
-        total: the sum of the two.
+        epistemic: variance of the predicted means, which more data would reduce.
+        aleatoric: mean of the predicted variances, the noise of the data.
+        total: sum of the two.
     """
 
     mean: jax.Array
@@ -24,16 +24,16 @@ class VarianceSplit(NamedTuple):
     aleatoric: jax.Array
     total: jax.Array
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _repr.short(self)
 
 
 def variance_split(means: ArrayLike, variances: ArrayLike) -> VarianceSplit:
     """Splits the variance of a mixture of predictions into model and noise.
 
-    By the law of total variance ``total = 1/S sum_s (mean_s - mean)^2 + 1/S sum_s variance_s``.
-    The first part is taken from deviations, not as a difference of squares, so it is right where
-    it is small beside the mean; it is 0 for one sample.
+    ``total = 1/S sum_s (mean_s - mean)^2 + 1/S sum_s variance_s``. The first part is computed from
+    deviations, not as a difference of squares, so it is accurate even if it is small beside the
+    mean. It is 0 for one sample.
 
     Args:
         means: predicted means, shape ``(S, ...)``, samples on axis 0.
@@ -57,16 +57,15 @@ def variance_split(means: ArrayLike, variances: ArrayLike) -> VarianceSplit:
         Kendall & Gal, "What uncertainties do we need in Bayesian deep learning for computer
         vision?", 2017, eq. 9.
     """
-    means, variances = _numbers.check_real(means=means, variances=variances)
-    _numbers.check_samples("means", means)
-    variances = _numbers.check_noise(variances, "variances", means.shape)
-    return _variance_split(means, variances)
+    mu, noise = _checks.check_real(means=means, variances=variances)
+    _checks.check_samples("means", mu)
+    return _variance_split(mu, _checks.check_noise(noise, "variances", mu.shape))
 
 
 @jax.jit
-def _variance_split(means, variances):
+def _variance_split(means: jax.Array, variances: jax.Array) -> VarianceSplit:
     first = means[0]
-    # From the first sample the differences of close numbers are exact, so no digit is lost.
+    # Differences of close numbers are exact, so those from the first sample lose no digit.
     shifted = means - first[None]
     shift = shifted.mean(0)
     epistemic = jnp.square(shifted - shift[None]).mean(0)

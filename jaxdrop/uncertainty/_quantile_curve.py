@@ -1,4 +1,4 @@
-"""Whether a predicted quantile of 0.8 lies above four targets in five."""
+"""Calibration of a regression: a predicted quantile of 0.8 lies above four targets in five."""
 
 import functools
 from statistics import NormalDist
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _checks, _numbers, _repr
+from jaxdrop.uncertainty import _checks, _repr
 
 
 class QuantileCurve(NamedTuple):
@@ -23,7 +23,7 @@ class QuantileCurve(NamedTuple):
     level: jax.Array
     frequency: jax.Array
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _repr.short(self)
 
 
@@ -32,8 +32,9 @@ def quantile_curve(
 ) -> QuantileCurve:
     """How often targets fall below the quantiles of Gaussian predictions, by level.
 
-    A calibrated model has ``frequency = level``. A curve above the diagonal for low levels and
-    below it for high ones tells of deviations that are too small, the reverse of too large ones.
+    A calibrated model has ``frequency = level``. If the predicted deviations are too small, the
+    curve lies above the diagonal at low levels and below it at high ones; if they are too large, it
+    is the other way round.
 
     Args:
         mean: predicted means, of the shape of ``targets``.
@@ -46,7 +47,7 @@ def quantile_curve(
         The `QuantileCurve`; float32, or float64 if an argument is.
 
     Raises:
-        TypeError: an argument is not of real numbers, or ``num_levels`` no Python integer.
+        TypeError: an argument is not of real numbers, or ``num_levels`` is not a Python integer.
         ValueError: the shapes differ, there is no target, known values are not finite, a
             variance is negative, or ``num_levels`` is below 1.
 
@@ -59,9 +60,9 @@ def quantile_curve(
         Kuleshov et al., "Accurate uncertainties for deep learning using calibrated regression",
         2018.
     """
-    given = _numbers.check_gaussian(mean, variance, targets)
+    gaussian = _checks.check_gaussian(mean, variance, targets)
     num_levels = _checks.check_count(num_levels, "num_levels", "level", 19)
-    return _quantile_curve(*given, num_levels=num_levels)
+    return _quantile_curve(*gaussian, num_levels)
 
 
 def quantile_calibration_error(
@@ -99,13 +100,15 @@ def quantile_calibration_error(
 
 
 @functools.partial(jax.jit, static_argnames="num_levels")
-def _quantile_curve(mean, variance, targets, *, num_levels):
+def _quantile_curve(
+    mean: jax.Array, variance: jax.Array, targets: jax.Array, num_levels: int
+) -> QuantileCurve:
     levels = np.arange(1, num_levels + 1) / (num_levels + 1)
     normal = [NormalDist().inv_cdf(level) for level in levels.tolist()]
     normal = jnp.asarray(normal, mean.dtype).reshape(-1, *[1] * mean.ndim)
     deviation = jnp.sqrt(jnp.where(variance >= 0, variance, jnp.nan))
-    # Compared with the quantile rather than through the distribution function: 0 / 0 and the
-    # rounding of values near 1 do not arise.
+    # Targets are compared with the quantile, not levels with the distribution function, which would
+    # be 0 / 0 for a variance of 0 and rounded near 1.
     below = (targets - mean)[None] <= deviation[None] * normal
     frequency = below.astype(mean.dtype).mean(tuple(range(1, below.ndim)))
     unknown = jnp.isnan(deviation).any() | jnp.isnan(targets - mean).any()

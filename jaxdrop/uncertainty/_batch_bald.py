@@ -10,35 +10,35 @@ from jax.typing import ArrayLike
 from jaxdrop.uncertainty import _checks, _entropy, _repr
 
 _MAX_CONFIGURATIONS = 10**6
-_MAX_ENTRIES = 2**20
+_MAX_ELEMENTS = 2**20
 
 
 class BatchSelection(NamedTuple):
     """Examples chosen one after the other, each array of shape ``(batch_size,)``.
 
     Attributes:
-        indices: numbers of the examples, int32, in the order of their choice, all different.
-        scores: mutual information of the labels so far and the weights, in nats: entry k is that
-            of the first k + 1 examples together.
+        indices: indices of the examples, int32, in the order of their choice, all different.
+        scores: mutual information of labels and weights, in nats: element k is that of the first
+            k + 1 examples together.
     """
 
     indices: jax.Array
     scores: jax.Array
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _repr.short(self)
 
 
 def batch_bald(probabilities: ArrayLike, batch_size: int) -> BatchSelection:
     """Chooses examples whose labels, taken together, tell most about the weights.
 
-    Greedy: each step adds the example that makes the joint mutual information
+    The choice is greedy: each step adds the example that makes the joint mutual information
     ``H[y_1, ..., y_b] - 1/S sum_s sum_i H[p_si]`` largest, the first of equal ones. An example
-    that repeats what another one tells adds nothing, where adding up `mutual_information` counts
-    it twice. The first choice is that of `mutual_information`. Scores are never above ``log S``.
+    that repeats what another one tells adds nothing; a sum of `mutual_information` counts it
+    twice. The first choice is that of `mutual_information`. Scores are at most ``log S``.
 
     The joint distribution is exact, over all ``C ** batch_size`` combinations of labels. Time
-    grows with ``S N C ** batch_size``; memory with ``S C ** (batch_size - 1)``, whatever N.
+    grows with ``S N C ** batch_size``, memory with ``S C ** (batch_size - 1)`` for every N.
 
     Args:
         probabilities: floating array of shape ``(S, N, C)``: samples, candidates, classes.
@@ -50,9 +50,10 @@ def batch_bald(probabilities: ArrayLike, batch_size: int) -> BatchSelection:
         The `BatchSelection`; scores in float32, or float64 if ``probabilities`` is.
 
     Raises:
-        TypeError: ``probabilities`` is not floating, or ``batch_size`` no Python integer.
-        ValueError: the shape is another, known values are not probabilities, ``batch_size`` lies
-            outside [1, N], or there are too many combinations.
+        TypeError: ``probabilities`` is not floating, or ``batch_size`` is not a Python
+            integer.
+        ValueError: the shape is not ``(S, N, C)``, known values are not probabilities,
+            ``batch_size`` lies outside [1, N], or there are too many combinations.
 
     Example:
         >>> twice = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
@@ -76,7 +77,7 @@ def batch_bald(probabilities: ArrayLike, batch_size: int) -> BatchSelection:
     return _batch_bald(p, batch_size=batch_size)
 
 
-def _check_batch_size(batch_size, candidates, classes):
+def _check_batch_size(batch_size: int, candidates: int, classes: int) -> None:
     if batch_size > candidates:
         raise ValueError(
             f"batch_size: expected at most {candidates}, the number of candidates, got "
@@ -86,18 +87,19 @@ def _check_batch_size(batch_size, candidates, classes):
         most = max(b for b in range(batch_size) if classes**b <= _MAX_CONFIGURATIONS)
         raise ValueError(
             f"batch_size: expected at most {most} for {classes} classes, got {batch_size}: the "
-            f"joint distribution would have {classes}**{batch_size} entries, and a million is the "
+            f"joint distribution would have {classes}**{batch_size} elements, and a million is the "
             "limit; choose fewer at a time, or the largest of mutual_information with jax.lax.top_k"
         )
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
-def _batch_bald(p, *, batch_size):
+def _batch_bald(p: jax.Array, *, batch_size: int) -> BatchSelection:
     expected = _entropy._expected_entropy(p)
     scores = _entropy._mutual_information(p)
     taken = jnp.zeros(p.shape[1], bool)
     joint, within = jnp.ones((p.shape[0], 1), p.dtype), jnp.zeros((), p.dtype)
-    indices, best = [], []
+    indices: list[jax.Array] = []
+    best: list[jax.Array] = []
     for step in range(batch_size):
         if step:
             joint = (joint[:, :, None] * p[:, indices[-1], None]).reshape(p.shape[0], -1)
@@ -107,17 +109,17 @@ def _batch_bald(p, *, batch_size):
         taken = taken.at[pick].set(True)
         indices.append(pick)
         best.append(scores[pick])
-    # More labels never tell less; the rounding of a difference of entropies might say so.
+    # More labels never tell less, but the rounded difference of two entropies may fall.
     gained = jax.lax.cummax(jnp.stack(best))
     return BatchSelection(jnp.stack(indices), gained)
 
 
-def _joint_entropies(joint, p):
+def _joint_entropies(joint: jax.Array, p: jax.Array) -> jax.Array:
     """Entropy of the chosen labels with that of each candidate, a few candidates at a time."""
 
-    def entropy(candidate):
+    def entropy(candidate: jax.Array) -> jax.Array:
         products = jnp.einsum("sm,sc->mc", joint, candidate, precision="highest")
         return _entropy._entropy(products / p.shape[0]).sum()
 
-    chunk = max(1, _MAX_ENTRIES // (joint.shape[1] * p.shape[2]))
+    chunk = max(1, _MAX_ELEMENTS // (joint.shape[1] * p.shape[2]))
     return jax.lax.map(entropy, p.swapaxes(0, 1), batch_size=min(chunk, p.shape[1]))

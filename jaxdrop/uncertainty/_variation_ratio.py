@@ -1,17 +1,17 @@
-"""How far the samples differ: in their votes, and in their probabilities."""
+"""How much the samples differ: in their votes, and in their probabilities."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.uncertainty import _arrays, _checks
+from jaxdrop.uncertainty import _checks, _scores
 
 
 def variation_ratio(probabilities: ArrayLike) -> jax.Array:
-    """Share of the samples that do not vote for the class most of them vote for.
+    """Share of the samples that do not vote for the class with most votes.
 
-    ``1 - (votes for the mode) / S``, where each sample votes for its most probable class, the
-    first of equal ones. Between 0, where all agree, and below ``1 - 1 / C``; its gradient is 0.
+    ``1 - (votes for the mode) / S``. Each sample votes for its most probable class, the first of
+    equal ones. The ratio is 0 if all samples agree and at most ``1 - 1 / C``. Its gradient is 0.
 
     Args:
         probabilities: floating array of shape ``(S, ..., C)``, samples on axis 0.
@@ -21,8 +21,8 @@ def variation_ratio(probabilities: ArrayLike) -> jax.Array:
 
     Raises:
         TypeError: ``probabilities`` is not floating.
-        ValueError: it has no axis of samples, no sample or no classes, or is known and not made
-            of probabilities.
+        ValueError: the axis of samples is missing or empty, there are fewer than two classes, or
+            the values are known and are not probabilities.
 
     Example:
         >>> votes = jax.nn.one_hot(jnp.array([0, 0, 0, 2]), 3)
@@ -39,8 +39,8 @@ def variation_ratio(probabilities: ArrayLike) -> jax.Array:
 def mean_std(probabilities: ArrayLike) -> jax.Array:
     """Standard deviation of the probabilities over the samples, averaged over the classes.
 
-    ``1/C sum_c sqrt(1/S sum_s (p_sc - mean_c)^2)``: an acquisition score between 0, where all
-    samples agree, and 1/2. Its gradient is 0 where a class has no deviation.
+    ``1/C sum_c sqrt(1/S sum_s (p_sc - mean_c)^2)`` is an acquisition score between 0, if all
+    samples agree, and 1/2. A class without deviation has the gradient 0.
 
     Args:
         probabilities: floating array of shape ``(S, ..., C)``, samples on axis 0.
@@ -66,14 +66,14 @@ def mean_std(probabilities: ArrayLike) -> jax.Array:
 
 
 @jax.jit
-def _mean_std(p):
+def _mean_std(p: jax.Array) -> jax.Array:
     variance = jnp.square(p - p.mean(0, keepdims=True)).mean(0)
-    same = variance == 0
+    same = variance == 0  # where the square root would have an infinite gradient
     return jnp.where(same, 0, jnp.sqrt(jnp.where(same, 1, variance))).mean(-1)
 
 
 @jax.jit
-def _variation_ratio(p):
-    votes = jnp.sum(_arrays.one_hot(p.argmax(-1), p), axis=0, dtype=jnp.int32)
+def _variation_ratio(p: jax.Array) -> jax.Array:
+    votes = jnp.sum(_scores.one_hot(p.argmax(-1), p), axis=0, dtype=jnp.int32)
     others = p.shape[0] - votes.max(-1)
     return jnp.where(jnp.isnan(p).any((0, -1)), jnp.nan, others.astype(p.dtype) / p.shape[0])
