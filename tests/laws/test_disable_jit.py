@@ -9,11 +9,11 @@ from flax import nnx
 import jaxdrop
 from jaxdrop import masks, mc
 from tests.support import models
-from tests.support.cases import CASES, assert_same_bits, data, key
+from tests.support.cases import assert_same_bits, data, each_function, key
 from tests.support.models import each_framework
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@each_function
 def test_variants_are_the_same_bits(case):
     x = data(case.shape)
     expected = case.fn(key(), x, 0.3, **case.kwargs)
