@@ -3,6 +3,7 @@
 `test_laws_gradient` has forward mode and Hessians, `test_laws_sharding` the meshes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,13 +55,12 @@ class Row(NamedTuple):
         return np.stack([self.f(k, self.x) for k in list(self.keys(impl))])
 
 
+def _at_level(call, key, x):
+    return call.fn(key, x, call.level)
+
+
 CALLS = tuple(
-    Row(
-        call.name,
-        lambda key, x, call=call: call.fn(key, x, call.level),
-        call.shape,
-        call.exact,
-    )
+    Row(call.name, functools.partial(_at_level, call), call.shape, call.exact)
     for call in cases.CALLS
     if call.independent
 )
