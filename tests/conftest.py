@@ -5,12 +5,16 @@ workers share it, and so do later runs and the processes that tests start. And h
 Hypothesis draws: the same ones in every run, others in a thorough one.
 """
 
+import ctypes
 import gc
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+from tests.support import COMPILE_FAST
+
+os.environ["XLA_FLAGS"] = " ".join(
+    # The last one of a flag counts: who wants optimised programs asks for them.
+    [COMPILE_FAST, os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR",
@@ -28,6 +32,8 @@ if not jax.config.jax_enable_x64:  # then the tests' data are float64, beside fl
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+_C_LIBRARY = ctypes.CDLL(None)
+
 hypothesis.settings.register_profile(
     "fast", max_examples=8, derandomize=True, database=None, deadline=None
 )
@@ -43,6 +49,8 @@ def forgotten():
     yield
     jax.clear_caches()
     gc.collect()
+    if hasattr(_C_LIBRARY, "malloc_trim"):  # glibc keeps what is freed, in an arena a thread
+        _C_LIBRARY.malloc_trim(0)
 
 
 @pytest.fixture

@@ -294,66 +294,64 @@ def test_a_batch_of_none(wrapper, features):
         assert fn(key(), x).shape == (2, STEPS, HIDDEN)
 
 
-def call_errors():
-    """``(error, words of its message, what raises it)``."""
-    shape = BATCH, FEATURES
-    cell, own = nn.LSTMCell(HIDDEN), nnx.LSTMCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
-    plain = cell.initialize_carry(key(), shape)
-    params = cell.init(key(), plain, INPUTS[:, 0])
-    variational = VariationalCell(cell, 0.5, **ON)
-
-    def initial(wrapped, shape=shape):
-        return wrapped.initialize_carry(key(), shape)
-
-    conv = nn.ConvLSTMCell(4, (3,))
-    yield (
-        TypeError,
-        "expected a CellCarry .* got tuple.* initialize_carry",
-        lambda: variational.apply(params, plain, INPUTS[:, 0]),
-    )
-    yield (
-        ValueError,
-        "input: expected the shape .* got shape .* initialize_carry",
-        lambda: variational.apply(params, initial(variational, (2, FEATURES)), INPUTS[:, 0]),
-    )
-    yield ValueError, "deterministic", lambda: initial(VariationalCell(cell, 0.5))
-    yield (
-        ValueError,
-        "tied: expected True .* ConvLSTMCell; write tied=True",
-        lambda: initial(VariationalCell(conv, 0.5, tied=False, **ON), (2, 6, 3)),
-    )
-    yield ValueError, r"in \[0, 1\], got 1.5", lambda: initial(WeightDropCell(cell, 1.5, **ON))
-    yield TypeError, "got True", lambda: initial(VariationalCell(cell, 0.5, True, **ON))
-    yield (
-        ValueError,
-        "cell: expected hidden-to-hidden kernels, .* of Own; rename",
-        lambda: initial(WeightDropCell(Own("other"), 0.5, **ON)),
-    )
-    yield (
-        ValueError,
-        "rate: expected one rate, or a pair .* got 2 rates for 1",
-        lambda: nn.RNN(ZoneoutCell(nn.GRUCell(HIDDEN), (0.5, 0.1), **ON)).init(key(), INPUTS),
-    )
-    yield (
-        ValueError,
-        "rngs: expected nnx.Rngs .* got None; write WeightDropCell",
-        lambda: nnx.RNN(jaxdrop.nnx.WeightDropCell(own, 0.5))(INPUTS),
-    )
-    yield (
-        ValueError,
-        "No `deterministic`",
-        lambda: nnx.RNN(
-            jaxdrop.nnx.VariationalCell(own, 0.5, deterministic=None, rngs=nnx.Rngs(0))
-        )(INPUTS),
-    )
-    yield TypeError, "rngs must be", lambda: jaxdrop.nnx.ZoneoutCell(own, 0.5, rngs=0)
+def _gru(rate):
+    return nn.RNN(ZoneoutCell(nn.GRUCell(HIDDEN), rate, **ON)).init(key(), INPUTS)
 
 
-@pytest.mark.parametrize("number", range(len(list(call_errors()))))
-def test_errors_say_what_was_expected_what_came_and_what_to_do(number):
-    error, words, call = list(call_errors())[number]
+def _step(carry_of):
+    """One step from the carry that ``carry_of(wrapped, plain cell)`` gives."""
+    cell = nn.LSTMCell(HIDDEN)
+    wrapped = VariationalCell(cell, 0.5, **ON)
+    params = cell.init(key(), _initial(cell), INPUTS[:, 0])
+    return wrapped.apply(params, carry_of(wrapped, cell), INPUTS[:, 0])
+
+
+def _initial(cell, shape=(BATCH, FEATURES)):
+    return cell.initialize_carry(key(), shape)
+
+
+def _nnx(wrap):
+    """All steps of an nnx cell that ``wrap`` wraps."""
+    return nnx.RNN(wrap(nnx.LSTMCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))))(INPUTS)
+
+
+_LSTM, _CONV = nn.LSTMCell(HIDDEN), nn.ConvLSTMCell(4, (3,))
+# What raises, by the error and the words of its message.
+CALL_ERRORS = {
+    (TypeError, "expected a CellCarry .* got tuple.* initialize_carry"): lambda: _step(
+        lambda wrapped, cell: _initial(cell)
+    ),
+    (ValueError, "input: expected the shape .* got shape .* initialize_carry"): lambda: _step(
+        lambda wrapped, cell: _initial(wrapped, (2, FEATURES))
+    ),
+    (ValueError, "deterministic"): lambda: _initial(VariationalCell(_LSTM, 0.5)),
+    (ValueError, "tied: expected True .* ConvLSTMCell; write tied=True"): lambda: _initial(
+        VariationalCell(_CONV, 0.5, tied=False, **ON), (2, 6, 3)
+    ),
+    (ValueError, r"in \[0, 1\], got 1.5"): lambda: _initial(WeightDropCell(_LSTM, 1.5, **ON)),
+    (TypeError, "got True"): lambda: _initial(VariationalCell(_LSTM, 0.5, True, **ON)),
+    (ValueError, "cell: expected hidden-to-hidden kernels, .* of Own; rename"): lambda: _initial(
+        WeightDropCell(Own("other"), 0.5, **ON)
+    ),
+    (ValueError, "rate: expected one rate, or a pair .* got 2 rates for 1"): lambda: _gru(
+        (0.5, 0.1)
+    ),
+    (ValueError, "rngs: expected nnx.Rngs .* got None; write WeightDropCell"): lambda: _nnx(
+        lambda cell: jaxdrop.nnx.WeightDropCell(cell, 0.5)
+    ),
+    (ValueError, "No `deterministic`"): lambda: _nnx(
+        lambda cell: jaxdrop.nnx.VariationalCell(cell, 0.5, deterministic=None, rngs=nnx.Rngs(0))
+    ),
+    (TypeError, "rngs must be"): lambda: _nnx(
+        lambda cell: jaxdrop.nnx.ZoneoutCell(cell, 0.5, rngs=0)
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "words"), CALL_ERRORS)
+def test_errors_say_what_was_expected_what_came_and_what_to_do(error, words):
     with pytest.raises(error, match=words):
-        call()
+        CALL_ERRORS[error, words]()
 
 
 def test_masks_of_a_carry_with_traced_rates_and_flags():

@@ -137,26 +137,31 @@ def test_the_package_holds_names_and_nothing_else():
         assert getattr(jaxdrop, name) is getattr(jaxdrop.functional, name)
 
 
-@pytest.mark.parametrize("path", _PUBLIC)
-def test_every_public_name_is_explained(path):
+def test_every_public_name_is_explained():
+    assert not {path: faults for path in _PUBLIC if (faults := _faults_of(path))}
+
+
+def _faults_of(path):
+    """What the docstring of a public name lacks."""
     module, name = path.rsplit(".", 1)
     thing = getattr(importlib.import_module(module), name)
-    text = inspect.getdoc(thing)
-    assert text and len(text.splitlines()[0]) <= 100
+    text = inspect.getdoc(thing) or ""
     # Flax's metaclass hides the arguments of an nnx class, but not those of its `__init__`.
     arguments = list(
         inspect.signature(thing.__init__ if inspect.isclass(thing) else thing).parameters
     )
+    has_short_title = 0 < len(text.split("\n")[0]) <= 100
     if inspect.isclass(thing):
-        assert "Attributes:" in text or "Args:" in text
+        asked = (("Attributes:", "Args:"),)
         text += "\n" + (inspect.getdoc(thing.__init__) or "")
         arguments = [name for name in arguments if name not in _OF_FLAX]
     else:
-        assert "Returns:" in text or "Yields:" in text
-        assert "Example:" in text
+        asked = (("Returns:", "Yields:"), ("Example:",))
         if name == "attention_fn":
             arguments = [name for name in arguments if name not in _AS_FLAX]
-    assert not _unexplained(arguments, text)
+    faults = [] if has_short_title else ["a first line of at most 100 characters"]
+    faults += [" or ".join(ways) for ways in asked if not any(way in text for way in ways)]
+    return faults + _unexplained(arguments, text)
 
 
 def _unexplained(arguments, text):
@@ -208,6 +213,6 @@ def test_changelog_is_that_of_the_version():
     assert "### Randomness" in (_ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("path", sorted(_PACKAGE.rglob("*.py")), ids=lambda p: p.name)
-def test_files_stay_small(path):
-    assert len(path.read_text("utf-8").splitlines()) <= 400
+def test_files_stay_small():
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in _PACKAGE.rglob("*.py")}
+    assert not {str(path): count for path, count in lines.items() if count > 400}

@@ -10,11 +10,11 @@ import jaxdrop
 from jaxdrop import masks, mc
 from tests.mc.test_mc_same_program import Stack
 from tests.support import models
-from tests.support.cases import CASES, assert_same_bits, data, key
+from tests.support.cases import assert_same_bits, data, each_function, key
 from tests.support.models import each_framework
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@each_function
 def test_variants_are_the_same_bits(case):
     x = data(case.shape)
     expected = case.fn(key(), x, 0.3, **case.kwargs)

@@ -3,10 +3,6 @@
 `tests.house.test_errors` has what is refused.
 """
 
-import functools
-import itertools
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -16,78 +12,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import masks
-from tests.support.cases import CASES, NOISE_CASES, assert_same_bits, data, key
-
-RATE = 0.3
-
-
-class Call(NamedTuple):
-    """A function as ``f(key, x, rate, deterministic=...)``.
-
-    Attributes:
-        name: the id of its tests.
-        f: the call.
-        shape: of x.
-        traced: whether the rate may be traced.
-        complex: what a complex x gives: "parts", what both parts give; None where it is refused.
-    """
-
-    name: str
-    f: object
-    shape: tuple[int, ...]
-    traced: bool = True
-    complex: str | None = "parts"
-
-
-def _layers(x):
-    kernel = np.full((x.shape[-1], 16), 0.25, np.float32)
-    return [{"kernel": kernel, "bias": np.ones(16, np.float32)}, {"kernel": kernel.T}]
-
-
-def _calls():
-    for case in {case.fn: case for case in reversed(CASES)}.values():
-        yield Call(case.name, case.call, case.shape)
-    for case in {case.fn: case for case in reversed(NOISE_CASES)}.values():
-        yield Call(
-            case.name, case.call, case.shape, complex=None if case.name == "noise" else "parts"
-        )
-
-    F = jaxdrop.functional  # noqa: N806
-
-    def attend(key, x, rate, deterministic=False, **options):
-        return F.dot_product_attention(key, x, x, x, rate, deterministic=deterministic, **options)
-
-    def renormalize(key, x, rate, deterministic=False):
-        return F.attention_dropout(key, x, rate, deterministic=deterministic, renormalize=True)
-
-    def tokens(key, x, rate, deterministic=False):
-        return F.token_dropout(key, x, rate, deterministic=deterministic, num_prefix_tokens=1).kept
-
-    def mlp(key, x, rate, deterministic=False):
-        return F.thinned_mlp(
-            key, x, _layers(x), rate, deterministic=deterministic, activation=lambda x: x
-        )
-
-    def residual(key, x, rate, deterministic=False):
-        return F.subset_residual(key, lambda x: x / 2, x, rate, deterministic=deterministic)
-
-    def layer(key, x, rate, deterministic=False):
-        return F.layer_drop(key, lambda x: 2 * x, x, rate, deterministic=deterministic)
-
-    yield Call("drop_key", F.drop_key, (2, 3, 32), complex=None)
-    yield Call("attention_renormalized", renormalize, (2, 8, 40), complex="shares")
-    for mode, size in itertools.product(("weights", "keys", "heads"), (None, 3)):
-        options = {"mode": mode, "block_size": size}
-        f = functools.partial(attend, **options)
-        yield Call(f"attention_{mode}_{size}", f, (2, 5, 4, 8), complex=None)
-    yield Call("token_dropout", tokens, (3, 9, 4), traced=False)
-    yield Call("thinned_mlp", mlp, (4, 8), traced=False)
-    yield Call("subset_residual", residual, (8, 5), traced=False)
-    yield Call("layer_drop", layer, (3, 4))
-
-
-CALLS = tuple(_calls())
-each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+from tests.support.cases import RATE, assert_same_bits, data, each_call, key, layers_for
 
 
 def ways(call):
@@ -112,9 +37,9 @@ def test_a_numpy_array_counts_as_what_jax_makes_of_it(call, x64):
     x = np.asarray(data(call.shape), np.float64)
     with jax.enable_x64(x64):
         for rate, flag in ways(call):
-            y = call.f(key(), x, rate, deterministic=flag)
+            y = call.fn(key(), x, rate, deterministic=flag)
             assert isinstance(y, jax.Array), (rate, flag)
-            assert_same_bits(y, call.f(key(), jnp.asarray(x), rate, deterministic=flag))
+            assert_same_bits(y, call.fn(key(), jnp.asarray(x), rate, deterministic=flag))
             assert y.dtype == (jnp.float64 if x64 else jnp.float32), (rate, flag)
 
 
@@ -175,7 +100,7 @@ def test_an_array_without_entries_gives_one_and_its_gradient(call):
         shape = (*call.shape[:axis], 0, *call.shape[axis + 1 :])
         x = jnp.zeros(shape)
         for rate in (RATE, jnp.float32(RATE)) if call.traced else (RATE,):
-            run = lambda x, rate=rate: call.f(key(), x, rate).sum()  # noqa: E731
+            run = lambda x, rate=rate: call.fn(key(), x, rate).sum()  # noqa: E731
             y, gradient = jax.value_and_grad(run)(x)
             assert y == 0, (shape, rate)
             assert gradient.shape == shape
@@ -202,7 +127,7 @@ def test_attention_of_nothing_is_zeros(sizes, mode, block_size):
 @pytest.mark.parametrize("num_groups", [1, 2])
 def test_groups_of_an_empty_batch(num_groups):
     x = jnp.zeros((0, 8))
-    y = jaxdrop.thinned_mlp(key(), x, _layers(x), 0.5, num_groups=num_groups)
+    y = jaxdrop.thinned_mlp(key(), x, layers_for(x), 0.5, num_groups=num_groups)
     assert y.shape == (0, 8)
     y = jaxdrop.subset_residual(key(), lambda x: x, x, 0.5, num_groups=num_groups)
     assert y.shape == (0, 8)
@@ -215,7 +140,7 @@ def test_groups_of_an_empty_batch(num_groups):
 def test_a_complex_array_keeps_both_parts_or_is_refused(call):
     real, imaginary = data(call.shape), data(call.shape)[..., ::-1]
     x = jax.lax.complex(real, imaginary)
-    run = lambda x: np.asarray(call.f(key(), x, RATE))  # noqa: E731
+    run = lambda x: np.asarray(call.fn(key(), x, RATE))  # noqa: E731
     if call.complex is None:
         with pytest.raises(TypeError, match=r"floating .* got dtype complex64"):
             run(x)
@@ -242,7 +167,7 @@ def test_the_regularizer_of_complex_weights_is_that_of_their_absolute_values():
     assert np.isfinite(jax.grad(of)(jnp.zeros(3, jnp.complex64))).all()
 
 
-def test_complex_layers_are_computed_in_complex_numbers():
+def test_complexlayers_for_are_computed_in_complex_numbers():
     """The first two columns of a product with a kernel of 1j: 15j for five units at any rate."""
     x, last = jnp.ones((2, 3)), {"kernel": jnp.ones((5, 2))}
     layers = [{"kernel": np.full((3, 5), 1j, np.complex64)}, last]
@@ -307,8 +232,8 @@ def test_without_jit_the_masks_are_the_same(call):
     """What is drawn has the same bits; what is computed from it may be rounded another way."""
     x = data(call.shape)
     for rate in (RATE, jnp.float32(RATE)) if call.traced else (RATE,):
-        expected = call.f(key(), x, rate)
+        expected = call.fn(key(), x, rate)
         with jax.disable_jit():
-            y = call.f(key(), x, rate)
+            y = call.fn(key(), x, rate)
         assert y.dtype == expected.dtype
         np.testing.assert_allclose(y, expected, rtol=2e-6, atol=2e-6)

@@ -13,17 +13,18 @@ from jaxdrop.functional import dropout
 from jaxdrop.masks import _rate
 from tests.support import reference
 from tests.support.cases import (
+    RATE,
     assert_probability,
     assert_same_bits,
     data,
     decisions,
+    derivatives,
     each_case,
     each_function,
     kept_entries,
     key,
 )
 
-RATE = 0.3
 DTYPES = [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64]
 
 
@@ -35,9 +36,17 @@ def x64(dtype):
 
 
 @each_case
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_decisions_are_those_of_the_reference(case, dtype):
+def test_decisions_are_those_of_the_reference(case):
     """For the groups that the table says, so that an axis shared or not by mistake shows."""
+    check_decisions(case, jnp.float32)
+
+
+@each_function
+def test_decisions_in_bfloat16_are_those_of_the_reference(case):
+    check_decisions(case, jnp.bfloat16)
+
+
+def check_decisions(case, dtype):
     y = case.call(key(), data(case.shape, dtype), RATE)
     assert y.dtype == dtype
     assert y.shape == case.shape
@@ -45,10 +54,10 @@ def test_decisions_are_those_of_the_reference(case, dtype):
     np.testing.assert_array_equal(decisions(case, y, RATE), expected)
 
 
-@each_case
+@each_function
 def test_eager_and_jitted_give_the_same_bits(case):
     x = data(case.shape)
-    y = jax.jit(lambda key, x: case.call(key, x, RATE))(key(), x)
+    y, _, _ = derivatives(case)(key(), x, x)
     assert_same_bits(y, case.call(key(), x, RATE))
 
 
@@ -57,9 +66,10 @@ def test_vmap_is_the_loop(case):
     """Over keys, examples and rates at once: nothing leaks from one to the next."""
     rates = np.float32([0, 0.1, RATE])
     xs = data((3, *case.shape))
-    mapped = jax.vmap(case.call)(jax.random.split(key(), 3), xs, rates)
+    mapped = np.asarray(jax.vmap(case.call)(jax.random.split(key(), 3), xs, rates))
     for i, single in enumerate(jax.random.split(key(), 3)):
-        assert_same_bits(mapped[i], case.call(single, xs[i], jnp.asarray(rates[i])))
+        x = jnp.asarray(np.asarray(xs)[i])
+        assert_same_bits(mapped[i], case.call(single, x, jnp.asarray(rates[i])))
 
 
 @pytest.mark.parametrize("shape", [(64, 40), (72, 72)])
@@ -205,13 +215,21 @@ def special(shape, dtype=jnp.float32):
 
 
 @each_case
-@pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
-def test_rate_0_is_x_and_rate_1_is_zeros_with_their_gradients(case, traced):
-    def value_and_gradient(x, rate):
+def test_rate_0_is_x_and_rate_1_is_zeros_with_their_gradients(case):
+    check_ends(case, lambda run: run)
+
+
+@each_function
+def test_traced_rate_0_is_x_and_rate_1_is_zeros_with_their_gradients(case):
+    check_ends(case, jax.jit)
+
+
+def check_ends(case, transform):
+    @transform
+    def run(x, rate):
         y, pull = jax.vjp(lambda x: case.call(key(), x, rate), x)
         return y, pull(data(case.shape))[0]
 
-    run = jax.jit(value_and_gradient) if traced else value_and_gradient
     x = special(case.shape)
     y, gradient = run(x, 0.0)
     assert_same_bits(y, x)
@@ -258,19 +276,14 @@ def test_gradient_of_a_traced_rate_is_finite(rate):
 # Law 4: dropped means gone.
 
 
-@each_case
+@each_function
 def test_dropped_poison_is_gone_and_so_is_its_gradient(case):
     x = jnp.asarray(np.resize(np.float32([math.inf, -math.inf, math.nan, 1]), case.shape))
     keep = case.keep(jax.random.key_data(key()), RATE, case.mask_shape)
     keep = np.broadcast_to(keep, case.shape)
     lost = np.float32(case.lost(RATE, float(case.keep_probability(RATE))))
 
-    @jax.jit
-    def value_and_gradient(x):
-        y, pull = jax.vjp(lambda x: case.call(key(), x, RATE), x)
-        return y, pull(x)[0]
-
-    for result, dropped in zip(value_and_gradient(x), (lost, 0)):
+    for result, dropped in zip(derivatives(case)(key(), x, x), (lost, 0, 0)):
         result = np.asarray(result)
         np.testing.assert_allclose(result[~keep], dropped, rtol=2**-22)
         np.testing.assert_array_equal(np.isfinite(result[keep]), np.isfinite(x)[keep])

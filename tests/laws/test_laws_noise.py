@@ -16,7 +16,14 @@ from scipy import stats
 
 from tests.laws.test_laws import special
 from tests.laws.test_laws_gradient import kept_bytes, really_kept_bytes
-from tests.laws.test_laws_sharding import compiled, mesh_of, operations, placement, put
+from tests.laws.test_laws_sharding import (
+    compiled,
+    each_placement,
+    mesh_of,
+    operations,
+    placement,
+    put,
+)
 from tests.support.cases import (
     FALSE_ALARM,
     NOISE_CASES,
@@ -24,6 +31,7 @@ from tests.support.cases import (
     assert_same_bits,
     data,
     each_noise,
+    first_of_each,
     key,
 )
 
@@ -36,9 +44,9 @@ def assert_same(actual, desired):
     np.testing.assert_allclose(actual, desired, rtol=ROUNDING, atol=ROUNDING * scale)
 
 
-def first_of_each():
-    functions = {case.fn: case for case in reversed(NOISE_CASES)}.values()
-    return pytest.mark.parametrize("case", functions, ids=lambda case: case.name)
+of_each_function = pytest.mark.parametrize(
+    "case", first_of_each(NOISE_CASES), ids=lambda case: case.name
+)
 
 
 # Law 1: the same noise.
@@ -91,7 +99,7 @@ def test_noise_does_not_depend_on_the_dtype_and_is_rounded_once(case, dtype):
 
 
 @pytest.mark.parametrize("impl", OTHER_KEYS)
-@first_of_each()
+@of_each_function
 def test_other_implementations_of_keys_work(case, impl):
     x = jnp.ones(case.shape)
 
@@ -131,7 +139,7 @@ def test_distribution(case):
     assert fit.pvalue > FALSE_ALARM, fit
 
 
-@first_of_each()
+@of_each_function
 def test_entries_and_keys_are_independent(case):
     """Their correlation is 0 to 4.9 standard errors: a false alarm of 1e-6, for each of 9 pairs."""
     first, second = jax.random.split(key(3))
@@ -324,8 +332,7 @@ def test_a_checkpoint_draws_the_same_noise_and_uses_the_key_once(case):
 
 
 @each_noise
-@pytest.mark.parametrize("split", ["first", "last", "both"])
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@each_placement
 def test_values_and_gradients_on_a_mesh_are_those_of_one_device(case, split, axis_type):
     def value_and_gradient(key, x):
         y, pull = jax.vjp(lambda x: case.call(key, x), x)
@@ -350,9 +357,11 @@ def test_eager_calls_with_arrays_of_levels_follow_x(case):
     assert_same(np.asarray(y), np.asarray(case.call(key(), x, levels)))
 
 
-@first_of_each()
+@of_each_function
 @pytest.mark.parametrize("spec", [P("data"), P(None, "data"), P("data", "model")], ids=str)
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "axis_type", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)]
+)
 def test_each_device_does_its_share_of_the_work(case, spec, axis_type):
     x = jnp.ones((256, 512))
     mesh = mesh_of((4, 2) if "model" in spec else (8,), axis_type)

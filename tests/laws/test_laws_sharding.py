@@ -24,6 +24,19 @@ each_mesh_type = pytest.mark.parametrize(
     "axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda axis_type: axis_type.name
 )
 
+# Each way to split on one of the two kinds of mesh; on the other one with `slow`.
+each_placement = pytest.mark.parametrize(
+    ("split", "axis_type"),
+    [
+        ("first", AxisType.Explicit),
+        ("last", AxisType.Explicit),
+        ("both", AxisType.Auto),
+        pytest.param("first", AxisType.Auto, marks=pytest.mark.slow),
+        pytest.param("last", AxisType.Auto, marks=pytest.mark.slow),
+        pytest.param("both", AxisType.Explicit, marks=pytest.mark.slow),
+    ],
+)
+
 
 def mesh_of(sizes, axis_type):
     devices = jax.devices("cpu")
@@ -62,17 +75,7 @@ def test_the_measure_sees_a_collective():
 
 
 @each_function
-@pytest.mark.parametrize(
-    ("split", "axis_type"),
-    [
-        ("first", AxisType.Explicit),
-        ("last", AxisType.Explicit),
-        ("both", AxisType.Auto),
-        pytest.param("first", AxisType.Auto, marks=pytest.mark.slow),
-        pytest.param("last", AxisType.Auto, marks=pytest.mark.slow),
-        pytest.param("both", AxisType.Explicit, marks=pytest.mark.slow),
-    ],
-)
+@each_placement
 def test_values_and_gradients_are_those_of_one_device(case, split, axis_type):
     def value_and_gradient(key, x):
         y, pull = jax.vjp(lambda x: case.call(key, x, RATE), x)

@@ -1,6 +1,6 @@
 """Every dtype that JAX multiplies is kept, and decides nothing: float8 to float64, all variants.
 
-`tests.laws.test_laws` asks it of bfloat16 and float32 with the fast tests.
+`test_laws` asks it of bfloat16 and float32 with the fast tests.
 """
 
 import jax.numpy as jnp
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdrop import drop_connect, drop_key, token_dropout, zoneout
-from tests.laws.test_laws import RATE
 from tests.laws.test_properties import decisions_are_those_of_the_reference
-from tests.support.cases import assert_same_bits, data, each_case, each_noise, key
+from tests.support.cases import RATE, assert_same_bits, data, each_case, each_noise, key
 from tests.support.properties import Call
 
 NARROW = (jnp.float8_e4m3fn, jnp.float8_e5m2)

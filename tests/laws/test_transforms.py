@@ -4,6 +4,7 @@
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,9 +15,9 @@ from flax import linen as nn
 from jax import lax
 
 import jaxdrop
-from tests.support.cases import CASES, NOISE_CASES, data, key
+from tests.support import cases
+from tests.support.cases import RATE, data, key
 
-RATE = 0.3
 COUNT = 3
 
 
@@ -27,20 +28,24 @@ def keys_are_used_again():
         yield
 
 
-class Call(NamedTuple):
-    """A variant as ``f(key, x)``.
+class Row(NamedTuple):
+    """A function as ``f(key, x)``.
 
     Attributes:
         name: the id of its tests.
         f: of a key and an array.
-        x: the array.
+        shape: of x.
         exact: whether compiled code gives the same bits: no sum or product has to be rounded.
     """
 
     name: str
-    f: object
-    x: jax.Array
+    f: Callable
+    shape: tuple[int, ...]
     exact: bool = True
+
+    @property
+    def x(self):
+        return data(self.shape)
 
     def keys(self, impl=None):
         return jax.random.split(jax.random.key(7, impl=impl), COUNT)
@@ -50,26 +55,15 @@ class Call(NamedTuple):
         return np.stack([self.f(k, self.x) for k in list(self.keys(impl))])
 
 
-def _calls():
-    first = {case.fn: case for case in reversed(CASES)}.values()
-    for case in first:
-        f = functools.partial(lambda case, key, x: case.call(key, x, RATE), case)
-        yield Call(case.name, f, data(case.shape), not case.affine)
-    for case in {case.fn: case for case in reversed(NOISE_CASES)}.values():
-        yield Call(case.name, case.call, data(case.shape), False)
-    F = jaxdrop.functional  # noqa: N806
-    yield Call("token_dropout", lambda k, x: F.token_dropout(k, x, 0.5)[0], data((4, 10, 6)))
-    yield Call("drop_key", lambda k, x: jnp.exp(F.drop_key(k, x, RATE)), data((2, 3, 8, 32)), False)
-    query = data((2, 32, 2, 8))
-    yield Call(
-        "dot_product_attention",
-        lambda k, x: F.dot_product_attention(k, x, x, x, RATE),
-        query,
-        False,
-    )
+def _at_level(call, key, x):
+    return call.fn(key, x, call.level)
 
 
-CALLS = tuple(_calls())
+CALLS = tuple(
+    Row(call.name, functools.partial(_at_level, call), call.shape, call.exact)
+    for call in cases.CALLS
+    if call.independent
+)
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 SOME = [call for call in CALLS if call.name in ("dropout", "gaussian", "token_dropout")]
 # For transforms that compile programs of their own: three of the calls, the others with `slow`.
@@ -301,7 +295,7 @@ def test_nnx_modules_in_transforms_of_jax_with_a_key_in_the_call():
         "GaussianDropout": jaxdrop.nnx.GaussianDropout(RATE, deterministic=False),
     }
     for name, layer in layers.items():
-        call = Call(name, lambda k, x, layer=layer: layer(x, rngs=k), data((64, 32)), False)
+        call = Row(name, lambda k, x, layer=layer: layer(x, rngs=k), (64, 32), False)
         expected = call.loop()
 
         @jax.jit

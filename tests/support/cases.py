@@ -21,6 +21,8 @@ from tests.support import reference
 # Chance that an exact test fails although the bits are fair. Keys are fixed, so that a test that
 # has passed once goes on passing until the bits change.
 FALSE_ALARM = 1e-6
+# At which the laws run, where they do not need another.
+RATE = 0.3
 # The implementations of keys in JAX beside the default.
 OTHER_KEYS = ("rbg", "unsafe_rbg", "philox2x32", "philox4x32", "threefry4x32")
 
@@ -192,11 +194,93 @@ NOISE_CASES = (
 )
 # fmt: on
 
+
+class Call(NamedTuple):
+    """A function as ``fn(key, x, rate, *, deterministic=False)``, whatever it draws.
+
+    Attributes:
+        name: the id of its tests.
+        fn: the call.
+        shape: of x.
+        traced: whether the rate may be traced.
+        complex: what a complex x gives: "parts", what both parts give; None where it is refused.
+        level: a rate, or what the function takes instead.
+        exact: whether compiled code gives the same bits: no sum or product has to be rounded.
+        independent: whether the laws of keys and transforms apply: keys differ in what they drop.
+    """
+
+    name: str
+    fn: Callable
+    shape: tuple[int, ...]
+    traced: bool = True
+    complex: str | None = "parts"
+    level: float = RATE
+    exact: bool = True
+    independent: bool = True
+
+
+def layers_for(x):
+    kernel = np.full((x.shape[-1], 16), 0.25, np.float32)
+    return [{"kernel": kernel, "bias": np.ones(16, np.float32)}, {"kernel": kernel.T}]
+
+
+def _drop_key(key, logits, rate, **flag):
+    """As weights, since a dropped logit has no gradient to compare."""
+    return jnp.exp(_F.drop_key(key, logits, rate, **flag))
+
+
+def _attend(key, x, rate, **options):
+    return _F.dot_product_attention(key, x, x, x, rate, **options)
+
+
+def _tokens(key, x, rate, **flag):
+    return _F.token_dropout(key, x, rate, num_prefix_tokens=1, **flag).kept
+
+
+def _mlp(key, x, rate, **flag):
+    return _F.thinned_mlp(key, x, layers_for(x), rate, activation=lambda x: x, **flag)
+
+
+def _residual(key, x, rate, **flag):
+    return _F.subset_residual(key, lambda x: x / 2, x, rate, **flag)
+
+
+def _layer(key, x, rate, **flag):
+    return _F.layer_drop(key, lambda x: 2 * x, x, rate, **flag)
+
+
+def first_of_each(cases):
+    """The first row of each function."""
+    return tuple({case.fn: case for case in reversed(cases)}.values())
+
+
+# fmt: off
+# Every function once: the first rows of both tables, and those that draw or return something else.
+CALLS = (
+    *(Call(case.name, case.call, case.shape, exact=not case.affine)
+      for case in first_of_each(CASES)),
+    *(Call(case.name, case.call, case.shape, complex=None if case.name == "noise" else "parts",
+           level=case.level, exact=False)
+      for case in first_of_each(NOISE_CASES)),
+    Call("drop_key", _drop_key, (2, 3, 8, 32), complex=None, exact=False),
+    Call("attention_renormalized", functools.partial(_F.attention_dropout, renormalize=True),
+         (2, 8, 40), complex="shares", independent=False),
+    *(Call(f"attention_{mode}_{size}", functools.partial(_attend, mode=mode, block_size=size),
+           (2, 5, 4, 8), complex=None, exact=False, independent=(mode, size) == ("weights", None))
+      for mode in ("weights", "keys", "heads") for size in (None, 3)),
+    Call("token_dropout", _tokens, (3, 9, 4), traced=False),
+    Call("thinned_mlp", _mlp, (4, 8), traced=False, independent=False),
+    Call("subset_residual", _residual, (8, 5), traced=False, independent=False),
+    Call("layer_drop", _layer, (3, 4), independent=False),
+)
+# fmt: on
+
+each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 each_noise = pytest.mark.parametrize("case", NOISE_CASES, ids=lambda case: case.name)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 # For laws that compile much: the first row of each function runs always, the others with `slow`.
-_FIRST = {case.fn: case for case in reversed(CASES)}.values()
+_FIRST = first_of_each(CASES)
 each_function = pytest.mark.parametrize(
     "case",
     [
@@ -216,6 +300,27 @@ def data(shape, dtype=jnp.float32):
     x = np.random.default_rng(0).standard_normal(shape)
     taken = (x == 0) | (np.abs(x - reference.SATURATION) < 0.05)
     return jnp.asarray(np.where(taken, 1.0, x).astype(dtype))
+
+
+def derivatives(case):
+    """A program, compiled once for several laws: ``(y, tangent, gradient)`` at `RATE`.
+
+    Called as ``(key, x, weight)``; the weight is the tangent of x, and the cotangent of y.
+    """
+    return _derivatives(case.name)
+
+
+@functools.cache  # by the name, since a row may hold a dict
+def _derivatives(name):
+    (case,) = (case for case in CASES if case.name == name)
+
+    @jax.jit
+    def run(key, x, weight):
+        again = jax.random.clone(key)
+        y, tangent = jax.jvp(lambda x: case.call(key, x, RATE), (x,), (weight,))
+        return y, tangent, jax.vjp(lambda x: case.call(again, x, RATE), x)[1](weight)[0]
+
+    return run
 
 
 def kept_entries(case, y, rate):

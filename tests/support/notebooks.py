@@ -17,6 +17,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 
+from tests.support import COMPILE_FAST
+
 ROOT = pathlib.Path(__file__).parents[2]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -24,8 +26,6 @@ _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-# Most of a short run goes into compiling what then runs for an instant.
-COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # In cells alone: the kernel itself warns while it starts, and while it ends.
 _WARNINGS_ARE_ERRORS = (
     "import warnings; events = get_ipython().events; "
