@@ -15,10 +15,10 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _rate, _sharding
-from jaxdrop.masks._draw import draw_planes, iotas, merged_places, word_numbers
+from jaxdrop.masks._draw import Numbers, draw_planes, iotas, merged_places, word_numbers
 from jaxdrop.masks._layout import WORD, Layout, layout_of, unpack
 
-Words = tuple[Any, Any]  # the words of a key, or numbers as their low and their high 32 bits
+Words = tuple[Any, Any]  # of a key
 
 
 class Slice(NamedTuple):
@@ -86,7 +86,7 @@ def _slice_words(
     return draw_planes(cipher_key, numbers, odds, layout, sharding, align=align), layout
 
 
-def _covering_numbers(part: Slice, whole: Layout, positions: list[jax.Array]) -> Words:
+def _covering_numbers(part: Slice, whole: Layout, positions: list[jax.Array]) -> Numbers:
     """Numbers of the words at ``positions``, the last of which counts from the row's first."""
     low, high = _flat_start(part, whole, positions)
     first = low >> np.uint32(5) | high << np.uint32(27)
@@ -99,7 +99,7 @@ def _shift(part: Slice, whole: Layout, sharding: NamedSharding | None) -> jax.Ar
     return _flat_start(part, whole, positions)[0] % np.uint32(WORD)
 
 
-def _flat_start(part: Slice, whole: Layout, positions: list[jax.Array]) -> Words:
+def _flat_start(part: Slice, whole: Layout, positions: list[jax.Array]) -> Numbers:
     """Number of each row's first element in the packed run, as `word_numbers` counts."""
     start = jnp.asarray(part.start, jnp.uint32)
     return word_numbers(part.shape[whole.start :], [*positions[whole.start : -1], start])
