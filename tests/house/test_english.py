@@ -16,7 +16,7 @@ _PAGES = [
 ]
 _SOURCES = [
     path
-    for pattern in ("benchmarks/*.py", "docs/*.py", "jaxdrop/__init__.py")
+    for pattern in ("benchmarks/*.py", "docs/*.py", "jaxdrop/**/*.py")
     for path in sorted(_ROOT.glob(pattern))
 ]
 # Each with what to write instead.
