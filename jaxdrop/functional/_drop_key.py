@@ -28,8 +28,7 @@ def drop_key(
     not talk to each other, unless a word of 32 decisions is cut between them.
 
     Args:
-        key: PRNG key that this call consumes; may be None where nothing is drawn: if
-            ``deterministic`` is True or the rate a known 0 or 1.
+        key: PRNG key that this call consumes; unused if ``deterministic`` is True.
         x: floating array of attention logits, of shape ``(..., H, Q, K)``, masks such as a causal
             one already put in as -inf.
         rate: probability of dropping, in [0, 1]; may be traced; a scalar, or an array that

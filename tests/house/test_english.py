@@ -22,7 +22,7 @@ _SOURCES = [
 # Each with what to write instead.
 _HABITS = {
     r"(?<!there )\b(is|are|was|were) no (?!longer|more|less)": "is not a",
-    r"\b(is|are) (?-i:none)\b": "is not one",
+    r"(?<!there )\b(is|are) (?-i:none)\b": "is not one",
     r"\bof (ours|theirs)\b": "jaxdrop's, their",
     r"\blest\b": "so that ... not, because",
     r"\bin place of\b": "instead of",
@@ -34,7 +34,7 @@ _HABITS = {
     r"\b(one|a|an|\d+) (bit|byte|decision|key|launch|mask|rate|row)s? an? \w": "per",
 }
 # Users read of packages and guarantees; these words are for those who build the house.
-_HOUSE_WORDS = r"\b(floor|law)s?\b"
+_HOUSE_WORDS = r"\b(floor(?!\()|law)s?\b"  # the function aside
 _FOR_MAINTAINERS = {"design.md", "CONTRIBUTING.md"}
 
 
