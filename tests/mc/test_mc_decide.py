@@ -123,7 +123,7 @@ def _rows(report):
         {"sites": "[pa]*"},
         {"sites": lambda path: "o" in path, "rate": 0.3},
     ],
-    ids=str,
+    ids=lambda options: ", ".join(options) or "none",
 )
 def test_twin_models_have_equal_audits(options):
     model = LinenTwin()
