@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._cond import cond
 from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.functional._skipping import cond
 from jaxdrop.masks import _internal as masks
 
 

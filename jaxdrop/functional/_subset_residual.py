@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._cond import cond
 from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.functional._skipping import cond
 from jaxdrop.masks import _internal as masks
 
 
@@ -77,7 +77,7 @@ def subset_residual(
         )
     call = lambda branch, *arrays: branch(*arrays)  # noqa: E731
     arrays = x, *extra
-    arrays, split = plan(arrays, rate, batch_axis, num_groups, deterministic)
+    arrays, split = plan_subset(arrays, rate, batch_axis, num_groups, deterministic)
     return add_branch(key, branch, arrays, split, deterministic, call=call)
 
 
@@ -97,7 +97,7 @@ class Split(NamedTuple):
     num_kept: int
 
 
-def plan(
+def plan_subset(
     arrays: tuple[Any, ...], rate: float, batch_axis: int, num_groups: int, deterministic: Flag
 ) -> tuple[tuple[jax.Array, ...], Split]:
     """x and what goes with it as arrays, and their `Split`; one group where none draws."""

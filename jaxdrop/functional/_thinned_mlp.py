@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxdrop.functional._cond import cond
-from jaxdrop.functional._gather import Subset, gather, subset_of
 from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.functional._skipping import Subset, cond, gather, subset_of
 from jaxdrop.masks import _internal as masks
 
 Dense = Mapping[str, Any]
@@ -183,7 +182,7 @@ def _taken(dense: Dense, before: Subset | None, units: Subset | None) -> Dense:
 # Checks.
 
 
-def cast(x: ArrayLike, dtype: Any) -> jax.Array:
+def cast_input(x: ArrayLike, dtype: Any) -> jax.Array:
     """The inputs of a block in the dtype that it computes in, or in their own if that is None."""
     array = masks.check_array(x, "inputs")
     if dtype is None:

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from jaxdrop import functional
-from jaxdrop.functional._attention import flax_call
+from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Dropper
 
 __all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
@@ -165,7 +165,7 @@ def attention_fn(
         "module": module,
         "force_fp32_for_softmax": force_fp32_for_softmax,
     }
-    return flax_call.attention(
+    return _internal.attention(
         promote_dtype(query, key, value, dtype=dtype),
         bias,
         mask,

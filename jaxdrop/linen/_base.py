@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from jaxdrop.functional._modules import Role, forward
+from jaxdrop.functional import _internal
 from jaxdrop.masks import _internal as masks
 
 # What an adapter of mc has decided for dropout modules while one is at work, else None. jit
@@ -21,7 +21,7 @@ class Dropper(nn.Module):
     """
 
     function: ClassVar[Callable[..., Any]]
-    mc_role: ClassVar[Role] = "drops"
+    mc_role: ClassVar[_internal.Role] = "drops"
 
     @nn.compact
     def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
@@ -48,7 +48,7 @@ class Dropper(nn.Module):
 
     def drop(self, *args: Any, **kwargs: Any) -> Any:
         """``drop(key, *inputs, deterministic=flag)``: what the call gives, once both are known."""
-        return forward(type(self).function, self, *args, **kwargs)
+        return _internal.forward(type(self).function, self, *args, **kwargs)
 
 
 def find_key(module: Any, deterministic: Any, rng: Any) -> Any:

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxdrop.functional import _cells, _recurrent
-from jaxdrop.functional._modules import Role
+from jaxdrop.functional import _internal
 
 __all__ = ["VariationalCell", "WeightDropCell", "ZoneoutCell"]
 
@@ -33,8 +32,8 @@ class CellWrapper(nn.RNNCellBase):
 
     cell: nn.RNNCellBase
 
-    mc_role: ClassVar[Role] = "cell"
-    behaviour: ClassVar[type[_cells.Behaviour]]
+    mc_role: ClassVar[_internal.Role] = "cell"
+    behaviour: ClassVar[type[_internal.Behaviour]]
 
     def setup(self) -> None:
         inside = _chain(self.cell)
@@ -73,7 +72,7 @@ class CellWrapper(nn.RNNCellBase):
         if not behaviour.draws(flag):
             return state
         masks = behaviour.draw(self.sequence_key(rng), flag, state, input_shape, self)
-        return _cells.CellCarry(state, masks)
+        return _internal.CellCarry(state, masks)
 
     @property
     def num_feature_axes(self) -> int:
@@ -115,7 +114,7 @@ class CellWrapper(nn.RNNCellBase):
         """Number of gates of the innermost cell, refused if they are not layers of their own."""
         gates = _GATES.get(_kind(self.innermost))
         if gates is None:
-            _cells.refuse_untied(self.innermost)
+            _internal.refuse_untied(self.innermost)
         return len(gates)
 
     def parameters(self, state: Any, input_shape: Sequence[int]) -> Any:
@@ -127,7 +126,7 @@ class CellWrapper(nn.RNNCellBase):
             return cell.init(jax.random.key(0), carry, inputs)["params"]
 
         with jax.numpy_dtype_promotion("standard"):  # only shapes are asked for
-            return jax.eval_shape(initial, _cells.innermost(state), inputs)
+            return jax.eval_shape(initial, _internal.innermost(state), inputs)
 
 
 class VariationalCell(CellWrapper):
@@ -172,7 +171,7 @@ class VariationalCell(CellWrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    behaviour = _recurrent.Variational
+    behaviour = _internal.Variational
 
 
 class WeightDropCell(CellWrapper):
@@ -207,7 +206,7 @@ class WeightDropCell(CellWrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    behaviour = _recurrent.WeightDrop
+    behaviour = _internal.WeightDrop
 
 
 class ZoneoutCell(CellWrapper):
@@ -244,10 +243,12 @@ class ZoneoutCell(CellWrapper):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    behaviour = _recurrent.Zoneout
+    behaviour = _internal.Zoneout
 
 
-def _run(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects]) -> tuple[Any, Any]:
+def _run(
+    cell: Any, carry: Any, inputs: Any, effects: Sequence[_internal.Effects]
+) -> tuple[Any, Any]:
     """A step of ``cell`` under the effects of the wrappers around it."""
     if isinstance(cell, CellWrapper):
         return cell.step(carry, inputs, effects)
@@ -255,25 +256,27 @@ def _run(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects]) 
         return cell(carry, inputs)
 
     def masked(variables: Any) -> Any:
-        return {"params": _cells.changed_kernels(effects, variables["params"])}
+        return {"params": _internal.changed_kernels(effects, variables["params"])}
 
     def call(cell: Any) -> tuple[Any, Any]:
         return _call(cell, carry, inputs, effects)
 
     if any(effect.kernels for effect in effects):
         call = nn.map_variables(call, "params", trans_in_fn=masked)
-    return _cells.finish(effects, carry, *call(cell))
+    return _internal.finish(effects, carry, *call(cell))
 
 
-def _call(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects]) -> tuple[Any, Any]:
+def _call(
+    cell: Any, carry: Any, inputs: Any, effects: Sequence[_internal.Effects]
+) -> tuple[Any, Any]:
     """The call of an innermost cell whose gates get the operands that the effects ask for."""
-    operands = _cells.Operands(effects, input=inputs, state=_cells.hidden(carry))
+    operands = _internal.Operands(effects, input=inputs, state=_internal.hidden(carry))
     if not operands.effects:
         return cell(carry, inputs)
     kind = _kind(cell)
     gates = _GATES.get(kind)
     if gates is None or (operands.tied and kind not in _STATE_ELSEWHERE):
-        return cell(_cells.with_hidden(carry, operands("state", 0)), operands("input", 0))
+        return cell(_internal.with_hidden(carry, operands("state", 0)), operands("input", 0))
     with nn.intercept_methods(_give_operands(cell, gates, operands)):
         if kind is nn.OptimizedLSTMCell:  # one product for all gates; this has the same parameters
             return nn.LSTMCell.__call__(cell, carry, inputs)
@@ -281,7 +284,7 @@ def _call(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects])
 
 
 def _give_operands(
-    cell: Any, gates: Sequence[str], operands: _cells.Operands
+    cell: Any, gates: Sequence[str], operands: _internal.Operands
 ) -> Callable[..., Any]:
     """An interceptor that gives the layers of a cell their operands."""
     layers = {"i" + gate: ("input", number) for number, gate in enumerate(gates)}

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
-from jaxdrop.functional._modules import forward
+from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Dropper, Wrapper
 
 __all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
@@ -50,7 +49,7 @@ class LayerDrop(Wrapper):
         def call(block: Any, x: Any) -> Any:
             return block(x, *others, **kwargs)
 
-        return _layer_drop.run_or_skip(
+        return _internal.run_or_skip(
             key, self.block, x, self.rate, deterministic, self.rescale, call=call, traced=nn.cond
         )
 
@@ -92,10 +91,10 @@ class SubsetResidual(Wrapper):
         def call(branch: Any, *arrays: Any) -> Any:
             return branch(*arrays, **kwargs)
 
-        args, split = _subset_residual.plan(
+        args, split = _internal.plan_subset(
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
-        return _subset_residual.add_branch(
+        return _internal.add_branch(
             key, self.branch, args, split, deterministic, call=call, traced=nn.cond
         )
 
@@ -150,7 +149,7 @@ class ThinnedMLP(Dropper):
     def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
         hidden = self.hidden_features
         hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-        inputs = _thinned_mlp.cast(inputs, self.dtype)
+        inputs = _internal.cast_input(inputs, self.dtype)
         layers, number, width = [], 0, inputs.shape[-1]
         for units in (*hidden, self.features):
             count = 2 if self.gated and len(layers) < len(hidden) else 1
@@ -158,7 +157,9 @@ class ThinnedMLP(Dropper):
             layers.append(tuple(dense) if count > 1 else dense[0])
             number, width = number + count, units
         flag = True if self.is_initializing() else deterministic
-        return forward(functional.thinned_mlp, self, key, inputs, layers, deterministic=flag)
+        return _internal.forward(
+            functional.thinned_mlp, self, key, inputs, layers, deterministic=flag
+        )
 
     def _dense(self, number: int) -> "_Dense":
         return _Dense(

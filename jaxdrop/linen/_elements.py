@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional._modules import forward
+from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Dropper, find_key
 
 __all__ = ["AlphaDropout", "Dropout", "MCDropout"]
@@ -113,4 +113,4 @@ def call_dropout(module: Any, inputs: Any, deterministic: Any = None, rng: Any =
 
 
 # `dropout` with the fields of a ``flax.linen.Dropout``.
-drop_entries = functools.partial(forward, functional.dropout)
+drop_entries = functools.partial(_internal.forward, functional.dropout)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional import _concrete_dropout
+from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Dropper
 
 __all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
@@ -57,7 +57,7 @@ class ConcreteDropout(Dropper):
     rate = None  # known to the parameters alone
 
     def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:
-        logit = _concrete_dropout.logit_of(self.init_rate)
+        logit = _internal.logit_of(self.init_rate)
         rate_logit = self.param("rate_logit", nn.initializers.constant(logit), (), jnp.float32)
         if not self.is_initializing():
             entropy_term = functional.concrete_regularizer(

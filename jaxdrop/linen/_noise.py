@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional import _gaussian_noise
+from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Dropper
 
 __all__ = ["GaussianDropout", "GaussianNoise"]
@@ -67,7 +67,7 @@ class GaussianNoise(Dropper):
     @property
     def rate(self) -> Any:
         """What tells whether noise is drawn."""
-        return _gaussian_noise.equal_rate(self.stddev)
+        return _internal.equal_rate(self.stddev)
 
     @nn.compact
     def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional._modules import forward
+from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Wrapper
 
 __all__ = ["DropConnect"]
@@ -47,7 +47,7 @@ class DropConnect(Wrapper):
     def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         def dropped(variables: Any) -> Any:
             params = variables["params"]
-            params = forward(
+            params = _internal.forward(
                 functional.drop_connect, self, key, params, deterministic=deterministic
             )
             return {"params": params}

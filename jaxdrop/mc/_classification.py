@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
-from jaxdrop.uncertainty import _entropy, _repr
+from jaxdrop.uncertainty import _internal as uncertainty
 
 
 class Classification(NamedTuple):
@@ -37,8 +37,8 @@ class Classification(NamedTuple):
 
     def __repr__(self) -> str:
         votes = self.votes
-        known = _repr.readable(votes) and votes.ndim and votes.size
-        return _repr.short(self, f", {votes.sum(-1).max()} samples" if known else "")
+        known = uncertainty.readable(votes) and votes.ndim and votes.size
+        return uncertainty.short(self, f", {votes.sum(-1).max()} samples" if known else "")
 
 
 class _State(NamedTuple):
@@ -138,7 +138,7 @@ def _update(
     before = state.probabilities
     after = _summary.update_welford(before, values)
     share = jnp.asarray(values.shape[0] / after.count, values.dtype)
-    entropy = _entropy._entropy(values).mean(0)
+    entropy = uncertainty.entropy_of(values).mean(0)
     # The scores decide, not what a softmax makes of them: it rounds close ones to equal ones.
     votes = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=jnp.bool_)
     votes = votes & ~jnp.isnan(scores).any(-1, keepdims=True)
@@ -152,7 +152,7 @@ def _update(
 
 def _result(state: _State) -> Classification:
     p, count = state.probabilities.mean, state.probabilities.count
-    predictive = _entropy._entropy(p)
+    predictive = uncertainty.entropy_of(p)
     # Of integers, since 1 - votes / count may be rounded to less than 0.
     others = (count - state.votes.max(-1)).astype(p.dtype) / count.astype(p.dtype)
     return Classification(

@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxdrop.functional import _modules
+from jaxdrop.functional import _internal as functional
 from jaxdrop.masks import _internal as masks
 
 # What a module is to a pass: what its class declares, or a module of Flax's that drops.
-Role = _modules.Role | Literal["attention"]
+Role = functional.Role | Literal["attention"]
 Path = tuple[str, ...]
 
 # The fields or attributes that are rates, by role; a module has those of them that it needs.

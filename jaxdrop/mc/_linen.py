@@ -16,9 +16,7 @@ from flax import linen as nn
 from flax.core import scope
 from jax.core import Tracer
 
-from jaxdrop.linen._base import adapted
-from jaxdrop.linen._elements import drop_entries
-from jaxdrop.linen._replace import replaced_attention
+from jaxdrop.linen import _internal as linen
 from jaxdrop.mc import _checks, _decide, _fingerprint, _jaxpr, _marks
 from jaxdrop.mc._decide import Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
@@ -109,7 +107,7 @@ def intercepted(plan: Plan, key: jax.Array) -> Iterator[None]:
         # called around the first, so the first goes on with this plan.
         outer, interceptor.plan = interceptor.plan, plan
         try:
-            with adapted(decisions):
+            with linen.adapted(decisions):
                 yield
         finally:
             interceptor.plan = outer
@@ -117,7 +115,7 @@ def intercepted(plan: Plan, key: jax.Array) -> Iterator[None]:
     interceptor = _Interceptor(plan)
     token = _active.set(interceptor)
     try:
-        with adapted(decisions), nn.intercept_methods(interceptor):
+        with linen.adapted(decisions), nn.intercept_methods(interceptor):
             yield
     finally:
         _active.reset(token)
@@ -183,7 +181,7 @@ class _Interceptor:
             if decision.live:
                 key = _marks.site_key(module.make_rng(module.rng_collection), path)
             if isinstance(module, nn.Dropout):
-                return drop_entries(module, key, *inputs, deterministic=decision.flag)
+                return linen.drop_entries(module, key, *inputs, deterministic=decision.flag)
             return module.drop(key, *inputs, deterministic=decision.flag)
 
     def attention(self, next_method: Any, module: Any, path: Path, args: Any, kwargs: Any) -> Any:
@@ -201,7 +199,7 @@ class _Interceptor:
                 if is_overridden:
                     enter(_decide.holding(module, dropout_rate=_decide.SOME_RATE))
                 # It looks at the rate to see whether the module drops at all.
-                enter(replaced_attention(module))
+                enter(linen.replaced_attention(module))
                 if is_overridden:
                     changed = _decide.at_rate(module.attention_fn, decision.rate)
                     enter(_decide.holding(module, attention_fn=changed))

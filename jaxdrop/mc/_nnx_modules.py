@@ -12,8 +12,7 @@ from flax import nnx
 from jaxdrop.mc import _decide, _linen, _marks, _nnx_streams
 from jaxdrop.mc._decide import Decision, Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
-from jaxdrop.nnx._attention import attention_fn
-from jaxdrop.nnx._elements import Dropout
+from jaxdrop.nnx import Dropout, attention_fn
 
 
 def enliven(model: nnx.Module, plan: Plan, key: jax.Array) -> None:

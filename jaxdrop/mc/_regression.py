@@ -11,8 +11,7 @@ from jax.typing import ArrayLike
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
-from jaxdrop.uncertainty import _likelihood, _repr
-from jaxdrop.uncertainty._checks import as_array
+from jaxdrop.uncertainty import _internal as uncertainty
 
 _RETURNED = "returned"
 
@@ -39,7 +38,7 @@ class Regression(NamedTuple):
     log_likelihood: jax.Array | None
 
     def __repr__(self) -> str:
-        return _repr.short(self)
+        return uncertainty.short(self)
 
 
 class _State(NamedTuple):
@@ -90,7 +89,7 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
         precision = jnp.asarray(masks.check_real(precision, *named))
         precision = jnp.where((precision > 0) & jnp.isfinite(precision), precision, jnp.nan)
     if targets is not None and not isinstance(targets, str):
-        targets = as_array(targets, "targets")
+        targets = uncertainty.as_array(targets, "targets")
     _check_targets(targets)
     return Summary(
         Partial(_init, precision, targets),
@@ -148,7 +147,7 @@ def _update(precision: Any, targets: Any, state: _State, samples: Any, start: An
     if targets is None:
         return _State(after, averaged, None)
     truth = returned if isinstance(targets, str) else targets[None]
-    logs = _likelihood.log_density(means.astype(dtype), variances, truth.astype(dtype))
+    logs = uncertainty.log_density(means.astype(dtype), variances, truth.astype(dtype))
     log_sum = jnp.logaddexp(state.log_sum, jax.nn.logsumexp(logs, axis=0))
     return _State(after, averaged, log_sum)
 

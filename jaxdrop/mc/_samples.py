@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 from jaxdrop.mc._summary import Summary
-from jaxdrop.uncertainty import _repr
+from jaxdrop.uncertainty import _internal as uncertainty
 
 
 class Quantiles(NamedTuple):
@@ -30,7 +30,7 @@ class Quantiles(NamedTuple):
     standard_error: Any
 
     def __repr__(self) -> str:
-        return _repr.short(self)
+        return uncertainty.short(self)
 
 
 def samples() -> Summary:

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from jaxdrop.mc import _pytrees
-from jaxdrop.uncertainty import _repr
+from jaxdrop.uncertainty import _internal as uncertainty
 
 
 class Summary(NamedTuple):
@@ -119,7 +119,7 @@ class Moments(NamedTuple):
     standard_error: Any
 
     def __repr__(self) -> str:
-        return _repr.short(self)
+        return uncertainty.short(self)
 
 
 def moments() -> Summary:

@@ -10,7 +10,7 @@ from flax.nnx.nn import dtypes
 from flax.nnx.nn.attention import dot_product_attention_weights
 
 from jaxdrop import functional
-from jaxdrop.functional._attention import flax_call
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Layer, layer
 
 __all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
@@ -154,7 +154,7 @@ def attention_fn(
         "module": module,
         "is_causal": is_causal,
     }
-    return flax_call.attention(
+    return _internal.attention(
         promote_dtype((query, key, value), dtype=dtype),
         bias,
         mask,

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax import lax
 
-from jaxdrop.functional._modules import Role, forward
+from jaxdrop.functional import _internal
 from jaxdrop.masks import _internal as masks
 
 _T = TypeVar("_T")
@@ -21,7 +21,7 @@ class Dropper(nnx.Module):
     """
 
     function: ClassVar[Callable[..., Any]]
-    mc_role: ClassVar[Role] = "drops"
+    mc_role: ClassVar[_internal.Role] = "drops"
     rng_collection: str
 
     def fork(self, rngs: Any) -> None:
@@ -62,7 +62,7 @@ class Dropper(nnx.Module):
 
     def drop(self, *args: Any, **kwargs: Any) -> Any:
         """``drop(key, *inputs, deterministic=flag)``: what the call gives, once both are known."""
-        return forward(type(self).function, self, *args, **kwargs)
+        return _internal.forward(type(self).function, self, *args, **kwargs)
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdrop.functional import _cells, _recurrent
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Switchable, layer, update_changed
 
 __all__ = ["VariationalCell", "WeightDropCell", "ZoneoutCell"]
@@ -30,7 +30,7 @@ class CellWrapper(Switchable, nnx.RNNCellBase):
     """A cell that runs another one."""
 
     mc_role = "cell"
-    behaviour: ClassVar[type[_cells.Behaviour]]
+    behaviour: ClassVar[type[_internal.Behaviour]]
 
     cell: nnx.RNNCellBase = dataclasses.field(kw_only=False)
 
@@ -69,7 +69,7 @@ class CellWrapper(Switchable, nnx.RNNCellBase):
         if not behaviour.draws(flag):
             return state
         masks = behaviour.draw(self.sequence_key(), flag, state, input_shape, self)
-        return _cells.CellCarry(state, masks)
+        return _internal.CellCarry(state, masks)
 
     @property
     def num_feature_axes(self) -> int:
@@ -110,7 +110,7 @@ class CellWrapper(Switchable, nnx.RNNCellBase):
         """Number of gates of the innermost cell, refused if they are not layers of their own."""
         kind = _kind(self.innermost)
         if kind is None:
-            _cells.refuse_untied(self.innermost)
+            _internal.refuse_untied(self.innermost)
         return _LAYERS[kind][0]
 
     def parameters(self, state: Any, input_shape: Sequence[int]) -> Any:
@@ -159,7 +159,7 @@ class VariationalCell(CellWrapper):
     output_rate: Any = dataclasses.field(default=0.0, kw_only=False)
     tied: bool = dataclasses.field(default=True, kw_only=False)
 
-    behaviour = _recurrent.Variational
+    behaviour = _internal.Variational
 
 
 @layer
@@ -192,7 +192,7 @@ class WeightDropCell(CellWrapper):
 
     rate: Any = dataclasses.field(kw_only=False)
 
-    behaviour = _recurrent.WeightDrop
+    behaviour = _internal.WeightDrop
 
 
 @layer
@@ -227,34 +227,38 @@ class ZoneoutCell(CellWrapper):
 
     rate: Any = dataclasses.field(kw_only=False)
 
-    behaviour = _recurrent.Zoneout
+    behaviour = _internal.Zoneout
 
 
-def _run(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects]) -> tuple[Any, Any]:
+def _run(
+    cell: Any, carry: Any, inputs: Any, effects: Sequence[_internal.Effects]
+) -> tuple[Any, Any]:
     """A step of ``cell`` under the effects of the wrappers around it."""
     if isinstance(cell, CellWrapper):
         return cell.step(carry, inputs, effects)
     if not effects:
         return cell(carry, inputs)
     if not any(effect.kernels for effect in effects):
-        return _cells.finish(effects, carry, *_call(cell, carry, inputs, effects))
+        return _internal.finish(effects, carry, *_call(cell, carry, inputs, effects))
     graph, params, others = nnx.split(cell, nnx.Param, ...)
-    changed = _cells.changed_kernels(effects, nnx.to_pure_dict(params))
+    changed = _internal.changed_kernels(effects, nnx.to_pure_dict(params))
     nnx.replace_by_pure_dict(params, changed)
     copy = nnx.merge(graph, params, others, copy=True)
     result = _call(copy, carry, inputs, effects)
     update_changed(cell, others, nnx.state(copy, nnx.Not(nnx.Param)))
-    return _cells.finish(effects, carry, *result)
+    return _internal.finish(effects, carry, *result)
 
 
-def _call(cell: Any, carry: Any, inputs: Any, effects: Sequence[_cells.Effects]) -> tuple[Any, Any]:
+def _call(
+    cell: Any, carry: Any, inputs: Any, effects: Sequence[_internal.Effects]
+) -> tuple[Any, Any]:
     """The call of an innermost cell whose gates get the operands that the effects ask for."""
-    operands = _cells.Operands(effects, input=inputs, state=_cells.hidden(carry))
+    operands = _internal.Operands(effects, input=inputs, state=_internal.hidden(carry))
     if not operands.effects:
         return cell(carry, inputs)
     kind = _kind(cell)
     if kind is None or (operands.tied and kind not in _STATE_ELSEWHERE):
-        return cell(_cells.with_hidden(carry, operands("state", 0)), operands("input", 0))
+        return cell(_internal.with_hidden(carry, operands("state", 0)), operands("input", 0))
     gates, *parts = _LAYERS[kind]
     layers = {}
     for part, names in zip(("input", "state"), parts):
@@ -275,7 +279,7 @@ class _StandIn:
 
 
 def _layer(
-    linear: Any, operands: _cells.Operands, part: str, gates: Sequence[int]
+    linear: Any, operands: _internal.Operands, part: str, gates: Sequence[int]
 ) -> Callable[[Any], Any]:
     """A linear layer of one or more gates that takes its operands instead of its argument."""
     if operands.tied or len(gates) == 1:

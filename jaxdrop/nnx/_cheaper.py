@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.functional import _layer_drop, _subset_residual, _thinned_mlp
-from jaxdrop.functional._modules import forward
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Switchable, Wrapper, layer, traced_cond
 
 __all__ = ["LayerDrop", "SubsetResidual", "ThinnedMLP"]
@@ -49,7 +48,7 @@ class LayerDrop(Wrapper):
         def call(block: Any, x: Any) -> Any:
             return block(x, *others, **kwargs)
 
-        return _layer_drop.run_or_skip(
+        return _internal.run_or_skip(
             key,
             self.block,
             x,
@@ -95,10 +94,10 @@ class SubsetResidual(Wrapper):
         def call(branch: Any, *arrays: Any) -> Any:
             return branch(*arrays, **kwargs)
 
-        args, split = _subset_residual.plan(
+        args, split = _internal.plan_subset(
             args, self.rate, self.batch_axis, self.num_groups, deterministic
         )
-        return _subset_residual.add_branch(
+        return _internal.add_branch(
             key, self.branch, args, split, deterministic, call=call, traced=traced_cond
         )
 
@@ -176,8 +175,8 @@ class ThinnedMLP(Switchable):
         if self.gated:
             pairs = list(zip(dense[:-1:2], dense[1:-1:2]))
             dense = [*pairs, dense[-1]]
-        inputs = _thinned_mlp.cast(inputs, self.dtype)
-        return forward(
+        inputs = _internal.cast_input(inputs, self.dtype)
+        return _internal.forward(
             functional.thinned_mlp, self, key, inputs, dense, deterministic=deterministic
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.functional._modules import forward
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Dropper, Layer, find_key, layer, resolve
 
 __all__ = ["AlphaDropout", "Dropout", "MCDropout"]
@@ -45,7 +45,7 @@ class Dropout(nnx.Dropout):
         """
         flag = resolve(self, deterministic)
         key = find_key(self, flag, rngs)
-        return forward(functional.dropout, self, key, inputs, deterministic=flag)
+        return _internal.forward(functional.dropout, self, key, inputs, deterministic=flag)
 
 
 class MCDropout(Dropper):

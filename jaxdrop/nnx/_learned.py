@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.functional import _concrete_dropout
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Switchable
 
 __all__ = ["ConcreteDropout", "VariationalGaussianDropout"]
@@ -55,7 +55,7 @@ class ConcreteDropout(Switchable):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> None:
         super().__init__(deterministic=deterministic, rng_collection=rng_collection, rngs=rngs)
-        self.rate_logit = nnx.Param(jnp.float32(_concrete_dropout.logit_of(init_rate)))
+        self.rate_logit = nnx.Param(jnp.float32(_internal.logit_of(init_rate)))
         self.temperature = temperature
 
     def drop(self, key: Any, inputs: Any, deterministic: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxdrop import functional
-from jaxdrop.functional import _gaussian_noise
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Layer, Switchable, layer
 
 __all__ = ["GaussianDropout", "GaussianNoise"]
@@ -65,7 +65,7 @@ class GaussianNoise(Switchable):
     @property
     def rate(self) -> Any:
         """What tells whether noise is drawn."""
-        return _gaussian_noise.equal_rate(self.stddev)
+        return _internal.equal_rate(self.stddev)
 
     def __call__(self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None) -> Any:
         """Adds noise to ``inputs``.

@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.functional._modules import forward
+from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Wrapper, layer, update_changed
 
 __all__ = ["DropConnect"]
@@ -48,7 +48,9 @@ class DropConnect(Wrapper):
             return self.layer(*args, **kwargs)
         graph, params, others = nnx.split(self.layer, nnx.Param, ...)
         values = nnx.to_pure_dict(params)
-        dropped = forward(functional.drop_connect, self, key, values, deterministic=deterministic)
+        dropped = _internal.forward(
+            functional.drop_connect, self, key, values, deterministic=deterministic
+        )
         nnx.replace_by_pure_dict(params, dropped)
         copy = nnx.merge(graph, params, others, copy=True)
         output = copy(*args, **kwargs)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdrop.uncertainty import ReliabilityCurve, RiskCoverage, _checks
+from jaxdrop.uncertainty import ReliabilityCurve, RiskCoverage, _internal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def figure(
     """
     from matplotlib.figure import Figure
 
-    num_axes = _checks.check_count(num_axes, "num_axes", "axes", 1)
+    num_axes = _internal.check_count(num_axes, "num_axes", "axes", 1)
     new = Figure(figsize=(width * num_axes, height), layout="constrained")
     return new, list(new.subplots(1, num_axes, squeeze=False)[0])
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.plots._figures import legend_on_top
-from jaxdrop.uncertainty import _checks
+from jaxdrop.uncertainty import _internal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def uncertainty_histogram(
         >>> [patch.get_data().values.tolist() for patch in axes.patches]
         [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
-    num_bins = _checks.check_count(num_bins, "num_bins", "bin", 30)
+    num_bins = _internal.check_count(num_bins, "num_bins", "bin", 30)
     groups = {label: np.asarray(group, float).ravel() for label, group in values.items()}
     _check(groups)
     edges = _edges(np.concatenate(list(groups.values())), num_bins)

@@ -41,9 +41,8 @@ from jaxdrop.uncertainty._risk_coverage import (
     risk_coverage,
 )
 from jaxdrop.uncertainty._scores import accuracy, brier_score, negative_log_likelihood
+from jaxdrop.uncertainty._spread import VarianceSplit, mean_std, variance_split, variation_ratio
 from jaxdrop.uncertainty._temperature_scaling import temperature_scaling
-from jaxdrop.uncertainty._variance_split import VarianceSplit, variance_split
-from jaxdrop.uncertainty._variation_ratio import mean_std, variation_ratio
 
 __all__ = [
     "BatchSelection",

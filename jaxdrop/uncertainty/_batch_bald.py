@@ -94,8 +94,8 @@ def _check_batch_size(batch_size: int, candidates: int, classes: int) -> None:
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def _batch_bald(p: jax.Array, *, batch_size: int) -> BatchSelection:
-    expected = _entropy._expected_entropy(p)
-    scores = _entropy._mutual_information(p)
+    expected = _entropy.expected_entropy_of(p)
+    scores = _entropy.mutual_information_of(p)
     taken = jnp.zeros(p.shape[1], bool)
     joint, within = jnp.ones((p.shape[0], 1), p.dtype), jnp.zeros((), p.dtype)
     indices: list[jax.Array] = []
@@ -119,7 +119,7 @@ def _joint_entropies(joint: jax.Array, p: jax.Array) -> jax.Array:
 
     def entropy(candidate: jax.Array) -> jax.Array:
         products = jnp.einsum("sm,sc->mc", joint, candidate, precision="highest")
-        return _entropy._entropy(products / p.shape[0]).sum()
+        return _entropy.entropy_of(products / p.shape[0]).sum()
 
     chunk = max(1, _MAX_ELEMENTS // (joint.shape[1] * p.shape[2]))
     return jax.lax.map(entropy, p.swapaxes(0, 1), batch_size=min(chunk, p.shape[1]))

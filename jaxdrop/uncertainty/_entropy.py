@@ -33,7 +33,7 @@ def entropy(probabilities: ArrayLike) -> jax.Array:
     References:
         Shannon, "A mathematical theory of communication", 1948, section 6.
     """
-    return _entropy(_checks.check_probabilities(probabilities))
+    return entropy_of(_checks.check_probabilities(probabilities))
 
 
 def predictive_entropy(probabilities: ArrayLike) -> jax.Array:
@@ -59,7 +59,7 @@ def predictive_entropy(probabilities: ArrayLike) -> jax.Array:
     References:
         Gal, "Uncertainty in deep learning", 2016, section 3.3.1.
     """
-    return _predictive_entropy(_checks.check_probabilities(probabilities, samples=True))
+    return predictive_entropy_of(_checks.check_probabilities(probabilities, samples=True))
 
 
 def expected_entropy(probabilities: ArrayLike) -> jax.Array:
@@ -86,7 +86,7 @@ def expected_entropy(probabilities: ArrayLike) -> jax.Array:
         Houlsby et al., "Bayesian active learning for classification and preference learning",
         2011, eq. 2, second term.
     """
-    return _expected_entropy(_checks.check_probabilities(probabilities, samples=True))
+    return expected_entropy_of(_checks.check_probabilities(probabilities, samples=True))
 
 
 def mutual_information(probabilities: ArrayLike) -> jax.Array:
@@ -116,26 +116,26 @@ def mutual_information(probabilities: ArrayLike) -> jax.Array:
         Houlsby et al., "Bayesian active learning for classification and preference learning",
         2011, eq. 2. Gal, "Uncertainty in deep learning", 2016, section 3.3.1.
     """
-    return _mutual_information(_checks.check_probabilities(probabilities, samples=True))
+    return mutual_information_of(_checks.check_probabilities(probabilities, samples=True))
 
 
 @jax.jit
-def _entropy(p: jax.Array) -> jax.Array:
+def entropy_of(p: jax.Array) -> jax.Array:
     return jnp.sum(p * (0 - _safe_log(p)), axis=-1)  # 0 - x, because -x would give -0.0
 
 
 @jax.jit
-def _predictive_entropy(p: jax.Array) -> jax.Array:
-    return _entropy(p.mean(0))
+def predictive_entropy_of(p: jax.Array) -> jax.Array:
+    return entropy_of(p.mean(0))
 
 
 @jax.jit
-def _expected_entropy(p: jax.Array) -> jax.Array:
-    return _entropy(p).mean(0)
+def expected_entropy_of(p: jax.Array) -> jax.Array:
+    return entropy_of(p).mean(0)
 
 
 @jax.jit
-def _mutual_information(p: jax.Array) -> jax.Array:
+def mutual_information_of(p: jax.Array) -> jax.Array:
     mean = p.mean(0, keepdims=True)
     gone = _vanishes(mean)
     deviation = jnp.where(gone, 0, p - mean)

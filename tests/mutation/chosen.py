@@ -30,7 +30,7 @@ _TESTS = {
     "_layer_drop.py": ("test_layer_drop", "test_errors"),
     "_losses.py": ("test_losses", "test_errors"),
     "_subset_residual.py": ("test_subset_residual", "test_errors"),
-    "_gather.py": ("test_thinned_mlp", "test_subset_residual"),
+    "_skipping.py": ("test_thinned_mlp", "test_subset_residual"),
     "_thinned_mlp.py": ("test_thinned_mlp", "test_errors"),
     "_token_dropout.py": ("test_token_dropout", "test_errors"),
     "_word_dropout.py": ("test_word_dropout", "test_errors"),

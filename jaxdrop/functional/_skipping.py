@@ -1,12 +1,43 @@
-"""Some rows or columns of an array, with a gradient that does not cost a loop."""
+"""What the variants that skip work share: one of two branches, and some rows of an array."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
 
+Branch = Callable[[Any], Any]
 _SORTED: dict[str, Any] = {"indices_are_sorted": True, "mode": "promise_in_bounds"}
+
+
+def _closed_cond(flag: Any, first: Branch, second: Branch, operand: Any) -> Any:
+    # The operand, such as a function, need not be a pytree of arrays.
+    return lax.cond(flag, lambda: first(operand), lambda: second(operand))
+
+
+def cond(
+    flag: Any,
+    first: Branch,
+    second: Branch,
+    operand: Any,
+    traced: Callable[..., Any] = _closed_cond,
+) -> Any:
+    """``first(operand)`` if the flag is true, else ``second(operand)``; only that is computed.
+
+    Args:
+        flag: boolean; None counts as False.
+        first: one way.
+        second: the other one.
+        operand: what both take.
+        traced: ``traced(flag, first, second, operand)`` for a flag that is not known now: the
+            conditional of a framework whose modules are the operand.
+    """
+    if not isinstance(flag, Tracer):
+        return first(operand) if flag else second(operand)
+    return traced(flag, first, second, operand)
 
 
 class Subset(NamedTuple):
@@ -29,7 +60,7 @@ def subset_of(places: jax.Array, size: int) -> Subset:
     chosen = jnp.zeros(size, bool).at[places].set(True, unique_indices=True, **_SORTED)
     ranks = jnp.cumsum(chosen, dtype=jnp.int32) - jnp.int32(1)
     # Else XLA adds up the ranks again in every element of what is taken, on a GPU.
-    ranks = jax.lax.optimization_barrier(jnp.maximum(ranks, jnp.int32(0)))
+    ranks = lax.optimization_barrier(jnp.maximum(ranks, jnp.int32(0)))
     return Subset(places, chosen, ranks)
 
 
