@@ -13,7 +13,8 @@ import numpy as np
 
 def is_typed(x: Any) -> bool:
     """Whether an array holds keys of the new style."""
-    return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    # The dtype of a key is not one of NumPy. Asked first, because an eager call asks several times.
+    return not isinstance(x.dtype, np.dtype) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def is_legacy(x: Any) -> bool:
