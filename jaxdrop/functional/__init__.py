@@ -2,12 +2,10 @@
 
 from jaxdrop.functional._alpha_dropout import alpha_dropout as alpha_dropout
 from jaxdrop.functional._alpha_dropout import feature_alpha_dropout as feature_alpha_dropout
+from jaxdrop.functional._attention import dot_product_attention as dot_product_attention
 from jaxdrop.functional._attention_dropout import attention_dropout as attention_dropout
 from jaxdrop.functional._concrete_dropout import concrete_dropout as concrete_dropout
 from jaxdrop.functional._concrete_dropout import concrete_regularizer as concrete_regularizer
-from jaxdrop.functional._dot_product_attention import (
-    dot_product_attention as dot_product_attention,
-)
 from jaxdrop.functional._drop_block import drop_block as drop_block
 from jaxdrop.functional._drop_connect import drop_connect as drop_connect
 from jaxdrop.functional._drop_head import drop_head as drop_head

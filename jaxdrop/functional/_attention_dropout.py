@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._masked import Flag, Key, Rule, apply_masked, shared_shape
+from jaxdrop.masks import Mask
 from jaxdrop.masks import _internal as masks
 
 
@@ -24,7 +25,7 @@ def attention_dropout(
     Each weight survives with probability ``1 - rate``, independently for each example, head, query
     and key. The survivors are divided by that probability, so the mean over keys is ``x``; or, if
     ``renormalize``, by the sum of the survivors of their query, so that each row sums to 1 again.
-    A row where nothing survives is then 0 and has the gradient 0.
+    A row without survivors is then 0 and has the gradient 0.
 
     Args:
         key: PRNG key; unused if ``deterministic`` is True.
@@ -70,7 +71,7 @@ def attention_dropout(
     return apply_masked(key, x, rate, shape, deterministic=deterministic, rule=rule)
 
 
-def _renormalize(mask, x):
+def _renormalize(mask: Mask, x: jax.Array) -> jax.Array:
     """Survivors over their sum, in float32 or better and rounded once; x where the rate is 0."""
     wide = masks.wide_dtype(x)
     zero = jnp.zeros((), wide)
@@ -78,13 +79,13 @@ def _renormalize(mask, x):
     whole = keep_prob == 1
     if whole.ndim:
         whole = whole.all(axis=-1, keepdims=True)
-    # Rows that stay as they are count as empty, lest what they hold put NaN into the gradient.
+    # Unchanged rows are treated as empty here, so that a NaN in them cannot reach the gradient.
     kept = jnp.where(whole, zero, masks.where_kept(mask, x.astype(wide), zero))
     total = jax.lax.stop_gradient(kept.sum(axis=-1, keepdims=True))
     empty = total == 0
     one = jnp.ones((), wide)
-    # Divided twice: a derivative of the first quotient by its divisor would square it, and so
-    # overflow for small sums; the second divisor is 1, up to rounding.
+    # Divided twice: the derivative of the first quotient by its divisor would square the divisor
+    # and overflow for small sums; the second divisor is 1, up to rounding.
     share = kept / jnp.where(empty, one, total)
     share = share / jnp.where(empty, one, share.sum(axis=-1, keepdims=True))
     share = jnp.where(empty, zero, share)

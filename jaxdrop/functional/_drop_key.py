@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._masked import Flag, Key, Rule, apply_masked
+from jaxdrop.masks import Mask
 from jaxdrop.masks import _internal as masks
 
 
@@ -21,10 +22,10 @@ def drop_key(
     """Drops keys of attention: their logits become -inf before the softmax.
 
     Each logit is dropped with probability ``rate``, for each query, head and example on its own;
-    the softmax of what is left needs no scale. A row of which no logit above -inf would survive
-    stays as it came, so the softmax of a row is NaN only if all of it came as -inf. The gradient of
-    a dropped logit is 0. On a mesh, devices that hold whole rows need not talk to each other,
-    unless a word of 32 decisions is cut between them.
+    the softmax of what is left needs no scale. If every logit of a row above -inf would be
+    dropped, the row is left unchanged, so the softmax is NaN only for rows that were all -inf to
+    begin with. The gradient of a dropped logit is 0. On a mesh, devices that hold whole rows need
+    not talk to each other, unless a word of 32 decisions is cut between them.
 
     Args:
         key: PRNG key that this call consumes; may be None where nothing is drawn: if
@@ -72,15 +73,15 @@ def drop_key(
     return apply_masked(key, x, rate, x.shape, deterministic=deterministic, rule=_LOGITS)
 
 
-def _mask_logits(mask, x):
+def _mask_logits(mask: Mask, x: jax.Array) -> jax.Array:
     mask = _spare_rows(mask, x)
     return masks.nan_if_invalid(mask, masks.where_kept(mask, x, np.asarray(-np.inf, x.dtype)))
 
 
-def _spare_rows(mask, x):
-    """The mask with all of a row kept, where no logit above -inf would survive.
+def _spare_rows(mask: Mask, x: jax.Array) -> Mask:
+    """The mask with all of a row kept if no logit above -inf would survive.
 
-    In the words themselves, so that they are all that is kept for the backward pass.
+    It is written into the words, so that they are all that is kept for the backward pass.
     """
     layout = masks.layout_of(mask.shape)
     keep = masks.unpack_like(mask.words, layout, x)

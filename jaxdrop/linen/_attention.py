@@ -1,5 +1,6 @@
 """Dropout in attention: weights, keys, heads, and the attention function itself."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,15 +9,17 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from jaxdrop import functional
-from jaxdrop.functional import _attention_fn
+from jaxdrop.functional._attention import flax_call
 from jaxdrop.linen._base import Dropper
+
+__all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
 
 
 class AttentionDropout(Dropper):
     """Drops attention weights, independently for each example, head, query and key.
 
-    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``:
-    H heads, Q queries, K keys. Keeps shape and dtype.
+    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``: H
+    heads, Q queries, K keys. Keeps shape and dtype. See `jaxdrop.attention_dropout` for the paper.
 
     Attributes:
         rate: probability of dropping, in [0, 1].
@@ -31,10 +34,6 @@ class AttentionDropout(Dropper):
         >>> y = layer.apply({}, weights, rngs={"dropout": jax.random.key(0)})
         >>> bool(jnp.allclose(y.sum(-1), 1))
         True
-
-    References:
-        Vaswani et al., "Attention is all you need", 2017, section 5.4; Lin et al., "DropAttention:
-        a regularization method for fully-connected self-attention networks", 2019.
     """
 
     rate: float
@@ -49,6 +48,9 @@ class AttentionDropout(Dropper):
 class DropKey(Dropper):
     """Drops keys of attention: their logits become -inf before the softmax, never a whole row.
 
+    Takes logits before the softmax, a floating array of shape ``(..., H, Q, K)``: H heads, Q
+    queries, K keys. Keeps shape and dtype. See `jaxdrop.drop_key` for the paper.
+
     Attributes:
         rate: probability of dropping, in [0, 1].
         deterministic: if true, inputs pass unchanged; give it here or in the call.
@@ -59,9 +61,6 @@ class DropKey(Dropper):
         >>> y = layer.apply({}, jnp.zeros((2, 4, 4)), rngs={"dropout": jax.random.key(0)})
         >>> sorted({float(v) for v in y.ravel()})
         [-inf, 0.0]
-
-    References:
-        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
     """
 
     rate: float
@@ -70,27 +69,12 @@ class DropKey(Dropper):
 
     function = staticmethod(functional.drop_key)
 
-    @nn.compact
-    def __call__(self, inputs, deterministic: bool | None = None, rng: Any = None):
-        """Drops keys from the logits of attention.
-
-        Args:
-            inputs: floating array of logits before the softmax, of shape ``(..., H, Q, K)``:
-                H heads, Q queries, K keys.
-            deterministic: as the field, for this call.
-            rng: key to use in place of one from ``rng_collection``.
-
-        Returns:
-            Array with the shape and dtype of ``inputs``.
-        """
-        return self.call(inputs, deterministic, rng)
-
 
 class DropHead(Dropper):
     """Drops whole attention heads of each example, before they are joined.
 
     Takes floating or complex arrays of shape ``(B, L, H, D)`` with H heads, or with these axes
-    elsewhere, and keeps shape and dtype.
+    elsewhere, and keeps shape and dtype. See `jaxdrop.drop_head` for the paper.
 
     Attributes:
         rate: probability of dropping a head, in [0, 1].
@@ -105,9 +89,6 @@ class DropHead(Dropper):
         >>> y = layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
         >>> bool((y == y[:, :1, :, :1]).all())
         True
-
-    References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
 
     rate: float
@@ -143,39 +124,28 @@ def attention_fn(
 ) -> jax.Array:
     """`dot_product_attention` as ``attention_fn`` of ``flax.linen.MultiHeadDotProductAttention``.
 
-    Takes what ``flax.linen.dot_product_attention`` takes. Each example and head has a mask of its
-    own; the rate and the mean are exact, and a rate of 1 gives zeros. Where nothing is dropped it
-    is ``jax.nn.dot_product_attention``, or Flax's function if weights are sown or products are
-    given. Further options are bound with ``functools.partial``.
+    Takes what ``flax.linen.dot_product_attention`` takes: arrays of shape ``(..., T, N, H)`` and
+    ``(..., S, N, H)``. Each example and head has its own mask; the rate and the mean are exact,
+    and a rate of 1 gives zeros. If nothing is dropped it is ``jax.nn.dot_product_attention``, or
+    Flax's function if weights are sown or products are passed. The arguments below are those that
+    differ from Flax's; bind the last three with ``functools.partial``.
 
     Args:
-        query: of shape ``(..., T, N, H)``.
-        key: of shape ``(..., S, N, H)``.
-        value: as ``key``.
-        bias: added to the logits; broadcasts to ``(..., N, T, S)``.
-        mask: broadcasts likewise; a query looks where it is not 0.
-        broadcast_dropout: of no effect, though Flax's default is one mask for all examples and
+        broadcast_dropout: has no effect, though Flax's default is one mask for all examples and
             heads: bind ``broadcast_dims=(0, 1)`` to share one.
-        dropout_rng: PRNG key; may be None where nothing is drawn.
-        dropout_rate: probability of dropping, in [0, 1].
-        deterministic: if true, nothing is dropped.
-        dtype: to compute in; None for that of the arrays.
-        precision: of the products.
-        module: module that the weights before dropout are sown into; this computes them once more.
-        force_fp32_for_softmax: of no effect: the softmax always is in float32.
-        einsum_dot_general: for Flax's function; refused where dropout is on.
-        qk_attn_weights_einsum: likewise.
-        attn_weights_value_einsum: likewise.
+        force_fp32_for_softmax: has no effect on jaxdrop's softmax, which always is in float32.
+        module: the weights that are sown are those before dropout, computed once more.
+        einsum_dot_general: refused if dropout is on, like the other two products.
         block_size: as in `dot_product_attention`.
         mode: likewise.
-        broadcast_dims: likewise, for all axes of examples taken as one.
+        broadcast_dims: likewise, where all axes of examples count as one.
 
     Returns:
         Array of the shape of ``query``.
 
     Raises:
         TypeError: as `dot_product_attention`.
-        ValueError: likewise; or products of the caller's own are given where dropout is on.
+        ValueError: likewise; or products are passed although dropout is on.
 
     Example:
         >>> import functools
@@ -186,43 +156,31 @@ def attention_fn(
         >>> y = layer.apply(variables, x, deterministic=False, dropout_rng=jax.random.key(1))
         >>> y.shape
         (3, 40, 8)
-
-    References:
-        Vaswani et al., "Attention is all you need", 2017, section 3.2.
     """
     del broadcast_dropout
-    products: dict[str, Any] = {
-        "einsum_dot_general": einsum_dot_general,
-        "qk_attn_weights_einsum": qk_attn_weights_einsum,
-        "attn_weights_value_einsum": attn_weights_value_einsum,
-    }
-    query, key, value = promote_dtype(query, key, value, dtype=dtype)
-    arrays = query, key, value
-    own = any(product is not None for product in products.values())
-    off = _attention_fn.switched_off(dropout_rate, deterministic)
     of_flax: dict[str, Any] = {
+        "deterministic": True,
         "dtype": dtype,
         "precision": precision,
+        "module": module,
         "force_fp32_for_softmax": force_fp32_for_softmax,
     }
-    if off and (own or module is not None or not _attention_fn.fits_jax(arrays)):
-        return nn.dot_product_attention(
-            query, key, value, bias, mask, deterministic=True, module=module, **of_flax, **products
-        )
-    for name, product in products.items():
-        _attention_fn.refuse(name, product)
-    if module is not None:
-        nn.dot_product_attention_weights(
-            query, key, bias, mask, deterministic=True, module=module, **of_flax
-        )
-    return _attention_fn.attention(
-        arrays,
+    return flax_call.attention(
+        promote_dtype(query, key, value, dtype=dtype),
         bias,
         mask,
         dropout_rng,
         dropout_rate,
+        deterministic,
         precision=precision,
-        deterministic=deterministic,
+        sows=module is not None,
+        flax_attention=functools.partial(nn.dot_product_attention, **of_flax),
+        flax_weights=functools.partial(nn.dot_product_attention_weights, **of_flax),
+        products={
+            "einsum_dot_general": einsum_dot_general,
+            "qk_attn_weights_einsum": qk_attn_weights_einsum,
+            "attn_weights_value_einsum": attn_weights_value_einsum,
+        },
         block_size=block_size,
         mode=mode,
         broadcast_dims=broadcast_dims,

@@ -11,6 +11,7 @@ from jaxdrop.masks._apply import where_kept as where_kept
 from jaxdrop.masks._apply import wide_dtype as wide_dtype
 from jaxdrop.masks._apply import widened as widened
 from jaxdrop.masks._checks import as_array as as_array
+from jaxdrop.masks._checks import broadcasts as broadcasts
 from jaxdrop.masks._checks import check_array as check_array
 from jaxdrop.masks._checks import check_axes as check_axes
 from jaxdrop.masks._checks import check_count as check_count
@@ -46,5 +47,5 @@ from jaxdrop.masks._rate import odds as odds
 from jaxdrop.masks._sharding import devices_along as devices_along
 from jaxdrop.masks._sharding import mask_sharding as mask_sharding
 from jaxdrop.masks._sharding import whole_runs as whole_runs
-from jaxdrop.masks._window import Window as Window
-from jaxdrop.masks._window import draw_window as draw_window
+from jaxdrop.masks._slice import Slice as Slice
+from jaxdrop.masks._slice import draw_slice as draw_slice

@@ -1,5 +1,6 @@
 """Dropout in attention: weights, keys, heads, and the attention function itself."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,16 +10,18 @@ from flax.nnx.nn import dtypes
 from flax.nnx.nn.attention import dot_product_attention_weights
 
 from jaxdrop import functional
-from jaxdrop.functional import _attention_fn
+from jaxdrop.functional._attention import flax_call
 from jaxdrop.nnx._base import Layer, layer
+
+__all__ = ["AttentionDropout", "DropHead", "DropKey", "attention_fn"]
 
 
 @layer
 class AttentionDropout(Layer):
     """Drops attention weights, independently for each example, head, query and key.
 
-    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``:
-    H heads, Q queries, K keys. Keeps shape and dtype.
+    Takes weights after the softmax, a floating or complex array of shape ``(..., H, Q, K)``: H
+    heads, Q queries, K keys. Keeps shape and dtype. See `jaxdrop.attention_dropout` for the paper.
 
     Args:
         rate: probability of dropping, in [0, 1].
@@ -33,10 +36,6 @@ class AttentionDropout(Layer):
         >>> y = layer(jax.nn.softmax(jnp.ones((2, 4, 8, 8))))
         >>> bool(jnp.allclose(y.sum(-1), 1))
         True
-
-    References:
-        Vaswani et al., "Attention is all you need", 2017, section 5.4; Lin et al., "DropAttention:
-        a regularization method for fully-connected self-attention networks", 2019.
     """
 
     broadcast_dims: Sequence[int] = ()
@@ -49,6 +48,9 @@ class AttentionDropout(Layer):
 class DropKey(Layer):
     """Drops keys of attention: their logits become -inf before the softmax, never a whole row.
 
+    Takes logits before the softmax, a floating array of shape ``(..., H, Q, K)``: H heads, Q
+    queries, K keys. Keeps shape and dtype. See `jaxdrop.drop_key` for the paper.
+
     Args:
         rate: probability of dropping, in [0, 1].
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
@@ -59,26 +61,9 @@ class DropKey(Layer):
         >>> layer = DropKey(0.5, rngs=nnx.Rngs(0))
         >>> sorted({float(v) for v in layer(jnp.zeros((2, 4, 4))).ravel()})
         [-inf, 0.0]
-
-    References:
-        Li et al., "DropKey for vision transformer", 2023, algorithm 1.
     """
 
     function = staticmethod(functional.drop_key)
-
-    def __call__(self, inputs, *, deterministic: bool | None = None, rngs: Any = None):
-        """Drops keys from the logits of attention.
-
-        Args:
-            inputs: floating array of logits before the softmax, of shape ``(..., H, Q, K)``:
-                H heads, Q queries, K keys.
-            deterministic: overrides the attribute for this call.
-            rngs: key, stream or ``nnx.Rngs`` to use in place of the module's own stream.
-
-        Returns:
-            Array with the shape and dtype of ``inputs``.
-        """
-        return self.call(inputs, deterministic, rngs)
 
 
 @layer
@@ -86,7 +71,7 @@ class DropHead(Layer):
     """Drops whole attention heads of each example, before they are joined.
 
     Takes floating or complex arrays of shape ``(B, L, H, D)`` with H heads, or with these axes
-    elsewhere, and keeps shape and dtype.
+    elsewhere, and keeps shape and dtype. See `jaxdrop.drop_head` for the paper.
 
     Args:
         rate: probability of dropping a head, in [0, 1].
@@ -101,9 +86,6 @@ class DropHead(Layer):
         >>> y = layer(jnp.ones((2, 5, 8, 4)))
         >>> bool((y == y[:, :1, :, :1]).all())
         True
-
-    References:
-        Zhou et al., "Scheduled DropHead: a regularization method for transformer models", 2020.
     """
 
     head_axis: int = -2
@@ -134,30 +116,19 @@ def attention_fn(
 ) -> jax.Array:
     """`dot_product_attention` as ``attention_fn`` of ``flax.nnx.MultiHeadAttention``.
 
-    Takes what ``flax.nnx.dot_product_attention`` takes. Each example and head has a mask of its
-    own; the rate and the mean are exact, and a rate of 1 gives zeros. Where nothing is dropped it
-    is ``jax.nn.dot_product_attention``, or Flax's function if weights are sown. Further options
-    are bound with ``functools.partial``.
+    Takes what ``flax.nnx.dot_product_attention`` takes: arrays of shape ``(..., T, N, H)`` and
+    ``(..., S, K, H)``, K a divisor of N. Each example and head has its own mask; the rate and the
+    mean are exact, and a rate of 1 gives zeros. If nothing is dropped it is
+    ``jax.nn.dot_product_attention``, or Flax's function if weights are sown. The arguments below
+    are those that differ from Flax's; bind the last three with ``functools.partial``.
 
     Args:
-        query: of shape ``(..., T, N, H)``.
-        key: of shape ``(..., S, K, H)``, K a divisor of N.
-        value: as ``key``.
-        bias: added to the logits; broadcasts to ``(..., N, T, S)``.
-        mask: broadcasts likewise; a query looks where it is not 0.
-        broadcast_dropout: of no effect, though Flax's default is one mask for all examples and
+        broadcast_dropout: has no effect, though Flax's default is one mask for all examples and
             heads: bind ``broadcast_dims=(0, 1)`` to share one.
-        dropout_rng: PRNG key; may be None where nothing is drawn.
-        dropout_rate: probability of dropping, in [0, 1].
-        deterministic: if true, nothing is dropped.
-        dtype: to compute in; None for that of the arrays.
-        precision: of the products.
-        module: module that the weights before dropout are sown into; this computes them once more.
-        promote_dtype: function that brings the arrays to one dtype.
-        is_causal: if true, no query looks at a later key.
+        module: the weights that are sown are those before dropout, computed once more.
         block_size: as in `dot_product_attention`.
         mode: likewise.
-        broadcast_dims: likewise, for all axes of examples taken as one.
+        broadcast_dims: likewise, where all axes of examples count as one.
 
     Returns:
         Array of the shape of ``query``.
@@ -174,31 +145,26 @@ def attention_fn(
         ... )
         >>> layer(jnp.ones((3, 40, 8)), deterministic=False).shape
         (3, 40, 8)
-
-    References:
-        Vaswani et al., "Attention is all you need", 2017, section 3.2.
     """
     del broadcast_dropout
-    query, key, value = promote_dtype((query, key, value), dtype=dtype)
-    arrays = query, key, value
-    off = _attention_fn.switched_off(dropout_rate, deterministic)
-    of_flax: dict[str, Any] = {"dtype": dtype, "precision": precision, "is_causal": is_causal}
-    if off and (module is not None or not _attention_fn.fits_jax(arrays)):
-        return nnx.dot_product_attention(
-            query, key, value, bias, mask, deterministic=True, module=module, **of_flax
-        )
-    if module is not None:
-        dot_product_attention_weights(
-            query, key, bias, mask, deterministic=True, module=module, **of_flax
-        )
-    return _attention_fn.attention(
-        arrays,
+    of_flax: dict[str, Any] = {
+        "deterministic": True,
+        "dtype": dtype,
+        "precision": precision,
+        "module": module,
+        "is_causal": is_causal,
+    }
+    return flax_call.attention(
+        promote_dtype((query, key, value), dtype=dtype),
         bias,
         mask,
         dropout_rng,
         dropout_rate,
+        deterministic,
         precision=precision,
-        deterministic=deterministic,
+        sows=module is not None,
+        flax_attention=functools.partial(nnx.dot_product_attention, **of_flax),
+        flax_weights=functools.partial(dot_product_attention_weights, **of_flax),
         is_causal=is_causal,
         block_size=block_size,
         mode=mode,

@@ -13,7 +13,7 @@ from jaxdrop import masks
 from jaxdrop.masks._checks import check_rate
 from jaxdrop.masks._draw import cipher_key
 from jaxdrop.masks._layout import layout_of
-from jaxdrop.masks._window import Window, _covering_numbers, draw_window
+from jaxdrop.masks._slice import Slice, _covering_numbers, draw_slice
 from tests.laws.test_laws_sharding import compiled, placement, put
 from tests.support import reference
 from tests.support.cases import OTHER_KEYS, key
@@ -39,7 +39,7 @@ def windows(key, traced_rate, starts, *, shape, size, rate=None):
     rate = traced_rate if rate is None else rate
     words, rate = cipher_key(key), check_rate(rate)
     _, (keep, keep_prob) = jax.lax.scan(
-        lambda _, start: (None, draw_window(words, rate, Window(shape, start, size))), None, starts
+        lambda _, start: (None, draw_slice(words, rate, Slice(shape, start, size))), None, starts
     )
     return jnp.concatenate(list(keep), axis=-1), keep_prob
 
@@ -65,7 +65,7 @@ def test_windows_may_start_anywhere(shape, sizes):
 
     @jax.jit
     def draw(key, start):
-        return draw_window(cipher_key(key), check_rate(0.1), Window(shape, start, size))
+        return draw_slice(cipher_key(key), check_rate(0.1), Slice(shape, start, size))
 
     for start in range(0, shape[-1], 3):
         keep, _ = draw(key(), start)
@@ -112,7 +112,7 @@ def test_ends_and_rates_of_few_bits_or_many(rate):
 def test_windows_far_behind_the_start_have_the_words_of_their_place(rows):
     """At a rate of 0.5 an entry survives if its bit of the first word of a block is set."""
     length, start, size = 2**32 - 19, 2**32 - 70, 51
-    keep, _ = draw_window(cipher_key(key()), check_rate(0.5), Window((*rows, length), start, size))
+    keep, _ = draw_slice(cipher_key(key()), check_rate(0.5), Slice((*rows, length), start, size))
     entry = np.arange(start, start + size)
     for row, found in enumerate(np.reshape(keep, (-1, size))):
         number = row * -(-length // 32) + entry // 32
@@ -122,7 +122,7 @@ def test_windows_far_behind_the_start_have_the_words_of_their_place(rows):
 
 
 def test_a_run_of_more_than_2_to_the_32_entries_is_counted_in_64_bits():
-    window = Window((2**31, 5), 3, 2)
+    window = Slice((2**31, 5), 3, 2)
     rows = np.uint32([0, 7, 2**30, 2**31 - 1])[:, None]
     column = np.zeros((1, 1), np.uint32)
     numbers = _covering_numbers(window, layout_of(window.shape), [rows, column])
@@ -137,9 +137,9 @@ def test_a_run_of_more_than_2_to_the_32_entries_is_counted_in_64_bits():
 @pytest.mark.parametrize("shape", [(4, 64, 4096), (4, 5, 4096)])
 def test_nothing_larger_than_the_window_is_drawn(shape):
     window = jax.jit(
-        lambda key, start: draw_window(
-            cipher_key(key), check_rate(RATE), Window(shape, start, 128)
-        )[0]
+        lambda key, start: draw_slice(cipher_key(key), check_rate(RATE), Slice(shape, start, 128))[
+            0
+        ]
     )
     with jax.debug_key_reuse(False):
         program = window.lower(key(), 256).compile()
@@ -154,7 +154,7 @@ def test_nothing_larger_than_the_window_is_drawn(shape):
 @pytest.mark.parametrize("shape", [(8, 16, 32, 40), (8, 16, 5, 96), (8, 16, 3, 9)])
 def test_leading_axes_may_be_split(axis_type, shape):
     def window(key, x, start):
-        keep, _ = draw_window(cipher_key(key), check_rate(RATE), Window(shape, start, 8), like=x)
+        keep, _ = draw_slice(cipher_key(key), check_rate(RATE), Slice(shape, start, 8), like=x)
         return jnp.where(keep, x, 0)
 
     x = put(np.ones((*shape[:-1], 8), np.float32), placement(shape[:2], "both", axis_type))

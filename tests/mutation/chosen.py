@@ -17,12 +17,12 @@ _NOISE = ("test_gaussian", "test_laws_noise", "test_errors")
 _ATTENTION = ("test_dot_product_attention", "test_drop_key", "test_errors")
 # Files that have no test of their own name, or whose functions are not in the table of the laws.
 _TESTS = {
-    "_attention_arguments.py": _ATTENTION,
-    "_attention_blocks.py": _ATTENTION,
-    "_attention_dense.py": _ATTENTION,
-    "_attention_logits.py": _ATTENTION,
-    "_dot_product_attention.py": _ATTENTION,
-    "_attention_fn.py": ("test_attention_fn", "test_errors"),
+    "__init__.py": _ATTENTION,
+    "arguments.py": _ATTENTION,
+    "blocks.py": _ATTENTION,
+    "dropping.py": _ATTENTION,
+    "logits.py": _ATTENTION,
+    "flax_call.py": ("test_attention_fn", "test_errors"),
     "_cells.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
     "_variational_cell.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
     "_weight_drop_cell.py": ("test_cells", "test_cells_linen", "test_cells_nnx"),
@@ -48,7 +48,7 @@ _TESTS = {
     "_noise.py": (*_NOISE, "test_token_dropout", "test_subset_residual", "test_thinned_mlp"),
     "_drop_block_seeds.py": ("test_drop_block", "test_laws", "test_laws_sharding"),
     "_sharding.py": ("test_laws_sharding", "test_drop_block", "test_windows"),
-    "_window.py": ("test_windows", "test_dot_product_attention"),
+    "_slice.py": ("test_windows", "test_dot_product_attention"),
 }
 
 

@@ -3,41 +3,23 @@
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxdrop.functional._attention_logits import Arrays, Limits, Settings
+from jaxdrop.functional._attention.logits import Known, Visibility
 from jaxdrop.masks import _internal as masks
 
+Arrays = tuple[jax.Array, jax.Array, jax.Array]
+Shape = tuple[int, int, int, int]  # (B, N, T, S)
 _MODES = ("weights", "keys", "heads")
 
 
-def checked(arrays, limits, scale, **options):
-    """The arguments of a call as `Arrays`, `Limits` and `Settings`.
-
-    The arrays have an axis of examples, and positions still before heads.
-    """
-    query, key, value = _check_arrays(*arrays)
-    bias, mask, query_lengths, key_lengths = limits
-    shape = _sizes(query, key)
-    if scale is not None:
-        remedy = "None stands for 1 / sqrt(H)"
-        scale = masks.check_finite(scale, "scale", "a factor of the logits", remedy)
-    settings = _settings(shape, query.shape[-1], scale, **options)
-    if bias is not None:
-        bias = _broadcasting(_check_floating(bias, "bias"), shape, "bias")
-    query, key, value = (x if x.ndim == 4 else x[None] for x in (query, key, value))
-    arrays = Arrays(query, key, value, bias, None if settings.scale is not None else scale)
-    lengths = (
-        _check_lengths("query_seq_lengths", query_lengths, shape[0]),
-        _check_lengths("key_value_seq_lengths", key_lengths, shape[0]),
-    )
-    return arrays, Limits(_check_mask(mask, shape), *lengths), settings
-
-
-def _check_arrays(query, key, value):
-    """Query, key and value, refused unless they fit each other."""
+def check_arrays(query: ArrayLike, key: ArrayLike, value: ArrayLike) -> Arrays:
+    """Query, key and value with an axis of examples, refused unless they fit each other."""
     query = _check_floating(query, "query")
     if query.ndim not in (3, 4):
         raise ValueError(
@@ -63,10 +45,12 @@ def _check_arrays(query, key, value):
             f"value: expected the shape of key, {key.shape}, got {value.shape}; "
             "project values to as many heads and features as keys"
         )
+    if query.ndim == 3:
+        return query[None], key[None], value[None]
     return query, key, value
 
 
-def _check_floating(x, name):
+def _check_floating(x: ArrayLike, name: str) -> jax.Array:
     x = masks.check_array(x, name)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
@@ -75,12 +59,55 @@ def _check_floating(x, name):
     return x
 
 
-def _sizes(query, key):
-    """``(B, N, T, S)``."""
-    return query.shape[0] if query.ndim == 4 else 1, query.shape[-2], query.shape[-3], key.shape[-3]
+def check_bias(bias: ArrayLike | None, shape: Shape) -> jax.Array | None:
+    """The bias with rank 4, or None."""
+    return None if bias is None else _broadcasting(_check_floating(bias, "bias"), shape, "bias")
 
 
-def _check_mask(mask, shape):
+def check_scale(scale: Any, features: int) -> Any:
+    """What the logits are multiplied by: a known number or an array."""
+    if scale is None:
+        return Known(1 / math.sqrt(features) if features else 1.0)
+    remedy = "None stands for 1 / sqrt(H)"
+    scale = masks.check_finite(scale, "scale", "a factor of the logits", remedy)
+    return Known(scale) if isinstance(scale, float) else scale
+
+
+def check_mask_shape(mode: str, broadcast_dims: Sequence[int], shape: Shape) -> Shape:
+    """The shape of the decisions, for a known mode and axes that there are."""
+    if mode not in _MODES:
+        raise ValueError(
+            f"mode: expected one of {', '.join(map(repr, _MODES))}, got {mode!r}; "
+            "write 'weights' to drop weights after the softmax"
+        )
+    shared = masks.check_axes(broadcast_dims, 4, "broadcast_dims")
+    b, n, t, s = (1 if axis in shared else size for axis, size in enumerate(shape))
+    return (b, 1, n, 1) if mode == "heads" else (b, n, t, s)
+
+
+def check_visibility(
+    mask: ArrayLike | None,
+    lengths: tuple[ArrayLike | None, ArrayLike | None],
+    is_causal: bool,
+    window: Any,
+    shape: Shape,
+) -> Visibility:
+    """Which keys a query may look at, from the arguments that say so."""
+    query_lengths = _check_lengths("query_seq_lengths", lengths[0], shape[0])
+    key_lengths = _check_lengths("key_value_seq_lengths", lengths[1], shape[0])
+    mask = _check_mask(mask, shape)
+    return Visibility(mask, query_lengths, key_lengths, bool(is_causal), _check_window(window))
+
+
+def check_block_size(block_size: int | None, query: jax.Array, key: jax.Array) -> int | None:
+    """The number of keys of a block; None for all of them, and if an array is empty."""
+    if block_size is None:
+        return None
+    size = masks.check_count(block_size, "block_size", 512)
+    return None if 0 in (*query.shape, *key.shape) else min(size, key.shape[1])
+
+
+def _check_mask(mask: ArrayLike | None, shape: Shape) -> jax.Array | None:
     """The mask with rank 4, or None."""
     if mask is None:
         return None
@@ -93,36 +120,10 @@ def _check_mask(mask, shape):
     return _broadcasting(mask, shape, "mask")
 
 
-def _settings(shape, features, scale, *, is_causal, window, mode, broadcast_dims, block_size):
-    """The `Settings`."""
-    if mode not in _MODES:
-        raise ValueError(
-            f"mode: expected one of {', '.join(map(repr, _MODES))}, got {mode!r}; "
-            "write 'weights' to drop weights after the softmax"
-        )
-    shared = masks.check_axes(broadcast_dims, 4, "broadcast_dims")
-    mask_shape = tuple(1 if axis in shared else size for axis, size in enumerate(shape))
-    if mode == "heads":
-        mask_shape = mask_shape[0], 1, mask_shape[1], 1
-    if scale is None:
-        scale = 1 / math.sqrt(features) if features else 1.0
-    return Settings(
-        scale=scale if isinstance(scale, float) else None,
-        is_causal=bool(is_causal),
-        local_window=_check_window(window),
-        mode=mode,
-        mask_shape=mask_shape,
-        block_size=_check_block_size(block_size, shape[-1]),
-    )
-
-
-def _broadcasting(x, shape, name):
+def _broadcasting(x: jax.Array, shape: Shape, name: str) -> jax.Array:
+    """The array with rank 4."""
     x = x.reshape((1,) * (4 - x.ndim) + x.shape) if x.ndim < 4 else x
-    try:
-        fits = np.broadcast_shapes(x.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not masks.broadcasts(x.shape, shape):
         raise ValueError(
             f"{name}: expected a shape that broadcasts to (B, N, T, S), here {shape}, "
             f"got {x.shape}; put heads second and keys last"
@@ -130,7 +131,7 @@ def _broadcasting(x, shape, name):
     return x
 
 
-def _check_lengths(name, lengths, examples):
+def _check_lengths(name: str, lengths: ArrayLike | None, examples: int) -> jax.Array | None:
     if lengths is None:
         return None
     lengths = masks.as_array(lengths, name)
@@ -142,7 +143,7 @@ def _check_lengths(name, lengths, examples):
     return lengths
 
 
-def _check_window(window):
+def _check_window(window: Any) -> tuple[int, int] | None:
     if window is None:
         return None
     try:
@@ -153,20 +154,3 @@ def _check_window(window):
             "write for example (256, 0)"
         ) from None
     return left, right
-
-
-def _check_block_size(block_size, keys):
-    if block_size is None:
-        return None
-    try:
-        size = 0 if isinstance(block_size, bool) else operator.index(block_size)
-    except TypeError:
-        raise TypeError(
-            f"block_size: expected an integer or None, got {block_size!r}; write for example 512"
-        ) from None
-    if size < 1:
-        raise ValueError(
-            f"block_size: expected at least 1, got {block_size!r}; "
-            "write for example 512, or None for all keys at once"
-        )
-    return min(size, max(keys, 1))
