@@ -15,10 +15,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _rate, _sharding
-from jaxdrop.masks._draw import Numbers, draw_planes, iotas, merged_places, word_numbers
+from jaxdrop.masks._draw import CipherKey, Numbers, draw_planes, iotas, merged_places, word_numbers
 from jaxdrop.masks._layout import WORD, Layout, layout_of, unpack
-
-Words = tuple[Any, Any]  # of a key
 
 
 class Slice(NamedTuple):
@@ -43,7 +41,7 @@ class Slice(NamedTuple):
 
 
 def draw_slice(
-    cipher_key: Words, rate: _rate.Rate, part: Slice, *, like: jax.Array | None = None
+    cipher_key: CipherKey, rate: _rate.Rate, part: Slice, *, like: jax.Array | None = None
 ) -> tuple[jax.Array, Any]:
     """``(keep, keep_prob)`` of a slice: bit for bit a part of ``_mask.draw(key, rate, shape)``.
 
@@ -64,7 +62,7 @@ def draw_slice(
 
 
 def _slice_words(
-    cipher_key: Words, odds: _rate.Odds, part: Slice, sharding: NamedSharding | None
+    cipher_key: CipherKey, odds: _rate.Odds, part: Slice, sharding: NamedSharding | None
 ) -> tuple[jax.Array, Layout]:
     """Packed words of the slice, and their layout."""
     whole, last = layout_of(part.shape), len(part.shape) - 1
