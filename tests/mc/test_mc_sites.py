@@ -113,6 +113,7 @@ def test_linen_sites_share_no_mask(model):
     assert_independent(jax.jit(fn)(key(), ONES))
 
 
+@pytest.mark.usefixtures("jitted")  # with jit off, Flax's own dropout draws again at each turn
 def test_mask_that_the_model_shares_over_a_loop_stays_shared():
     """A loop that does not split its keys is how a linen model ties a mask, over time say."""
     masks = mc.from_linen(Scanned(split=False), {})(key(), ONES)
