@@ -10,6 +10,7 @@ The functions of ``functional`` are also names of this package.
 """
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxdrop import functional as functional
@@ -29,7 +30,7 @@ __all__ = ["functional", "linen", "masks", "mc", "nnx", "plots", "uncertainty"]
 __all__ += functional.__all__
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> ModuleType:
     # flax.nnx takes a third as long to import as JAX and flax.linen together, so jaxdrop.nnx, which
     # needs it, is imported if it is asked for.
     if name == "nnx":

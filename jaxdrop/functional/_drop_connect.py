@@ -11,7 +11,7 @@ from jaxdrop.functional._dropout import dropout
 from jaxdrop.functional._masked import Flag, Key
 from jaxdrop.masks import _internal as masks
 
-Where = Callable[[tuple, Any], bool] | None
+Where = Callable[[tuple[Any, ...], Any], bool] | None
 
 
 def drop_connect(

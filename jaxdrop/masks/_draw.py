@@ -32,7 +32,7 @@ _SHORT = 8  # words of a row
 # What the cipher is evaluated for: one word of its counter.
 _MASKS, ELEMENTS, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
 
-CipherKey = tuple[jax.Array, jax.Array]
+CipherKey = tuple[Any, Any]
 Numbers = Sequence[Any]  # of words, their low and their high 32 bits
 Sharding = NamedSharding | None  # of an array on an Explicit mesh
 

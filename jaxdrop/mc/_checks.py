@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,7 +92,7 @@ def check_summary(summary: Any) -> Summary:
 
 
 @contextlib.contextmanager
-def hints(kwargs: Mapping[str, Any], options: Sequence[str]) -> Iterator[None]:
+def hints(kwargs: Mapping[str, Any], options: Sequence[str]) -> Generator[None]:
     """Inside, a keyword that ``fn`` does not take is told from an option that is misspelt."""
     try:
         yield

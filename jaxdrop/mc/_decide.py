@@ -9,7 +9,7 @@ import functools
 import inspect
 import numbers
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -256,7 +256,7 @@ def told(
 
 
 @contextlib.contextmanager
-def holding(module: Any, **values: Any) -> Iterator[None]:
+def holding(module: Any, **values: Any) -> Generator[None]:
     """Inside, fields or attributes of a module have other values."""
     # In its dictionary, because a linen module is frozen and an nnx module looks at what it gets.
     before = {name: vars(module)[name] for name in values}

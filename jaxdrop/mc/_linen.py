@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -99,7 +99,7 @@ def streams(key: jax.Array, more: Mapping[str, jax.Array] | None = None) -> dict
 
 
 @contextlib.contextmanager
-def intercepted(plan: Plan, key: jax.Array) -> Iterator[None]:
+def intercepted(plan: Plan, key: jax.Array) -> Generator[None]:
     """Inside, the linen modules that run do what the plan decides."""
     interceptor, decisions = _active.get(), _decisions(plan, key)
     if interceptor is not None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -68,7 +68,7 @@ class Live(nnx.Module):
         return [name for name in _decide.RATES[self.site_role] if name in vars(self)]
 
     @contextlib.contextmanager
-    def site_called(self) -> Iterator[Any]:
+    def site_called(self) -> Generator[Any]:
         """Inside, rates that stand here once for each layer are one number; gives a stream."""
         names = self.site_rates() if self.site_overridden else []
         rates = {name: _nnx_streams.first(getattr(self, name)) for name in names}
@@ -88,7 +88,9 @@ class _LiveDropout(Live):
     rate: Any
     resolve: Callable[..., Any]
 
-    def __call__(self, *args: Any, deterministic: Any = None, rngs: Any = None, **kwargs: Any):
+    def __call__(
+        self, *args: Any, deterministic: Any = None, rngs: Any = None, **kwargs: Any
+    ) -> Any:
         del rngs  # the key of the pass decides, not the model
         flag = self.resolve(deterministic) if self.site_role == "always on" else None
         with self.site_called() as stream:
@@ -101,7 +103,9 @@ class _LiveAttention(Live):
     dropout_rate: Any
     attention_fn: Any
 
-    def __call__(self, *args: Any, deterministic: Any = None, rngs: Any = None, **kwargs: Any):
+    def __call__(
+        self, *args: Any, deterministic: Any = None, rngs: Any = None, **kwargs: Any
+    ) -> Any:
         del deterministic, rngs  # the key of the pass decides, not the model
         with self.site_called() as stream:
             decision = self.site_decision(self.dropout_rate)
@@ -154,7 +158,7 @@ class _LiveBridge(Live):
         self.to_nnx__rate = nnx.data(rate)
         self.to_nnx__plan = ByValue(plan.at_rate(None)._replace(prefix=path))
 
-    def __call__(self, *args: Any, rngs: Any = None, **kwargs: Any):
+    def __call__(self, *args: Any, rngs: Any = None, **kwargs: Any) -> Any:
         del rngs  # the key of the pass decides, not the model
         plan = self.to_nnx__plan.value.at_rate(_nnx_streams.first(self.to_nnx__rate))
         with _nnx_streams.opened(self.to_nnx__stream) as stream:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ def _stream(key: jax.Array, path: Path, had: Any) -> nnx.RngStream:
 
 
 @contextlib.contextmanager
-def opened(stream: Any) -> Iterator[Any]:
+def opened(stream: Any) -> Generator[Any]:
     """A stream of `of_site` for the length of a call."""
     if not isinstance(stream, _Stacked):
         yield stream

@@ -1,7 +1,7 @@
 """Predictions for more data than fit at once."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -177,7 +177,7 @@ def _arguments(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
 
 
 @contextlib.contextmanager
-def _hints(fn: Any, key: jax.Array, args: Any, batch: Any) -> Iterator[None]:
+def _hints(fn: Any, key: jax.Array, args: Any, batch: Any) -> Generator[None]:
     """Inside, an error of a function that does not take a batch as it is names ``inputs``."""
     kinds = (TypeError, ValueError, AttributeError)
     try:

@@ -107,7 +107,7 @@ def attention_fn(
     dtype: Any = None,
     precision: Any = None,
     module: nnx.Module | None = None,
-    promote_dtype: Callable = dtypes.promote_dtype,
+    promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
     is_causal: bool = False,
     *,
     block_size: int | None = None,

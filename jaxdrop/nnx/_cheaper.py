@@ -165,7 +165,11 @@ class ThinnedMLP(Switchable):
         widths = (in_features, *hidden, features)
         shapes = [shape for shape in itertools.pairwise(widths) for _ in range(2 if gated else 1)]
         shapes = shapes[:-1] if gated else shapes  # the last layer has no gate
-        options = {"param_dtype": param_dtype, "kernel_init": kernel_init, "bias_init": bias_init}
+        options: dict[str, Any] = {
+            "param_dtype": param_dtype,
+            "kernel_init": kernel_init,
+            "bias_init": bias_init,
+        }
         self.layers = nnx.List(
             [nnx.Linear(*s, use_bias=use_bias, rngs=rngs, **options) for s in shapes]
         )
