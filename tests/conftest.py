@@ -33,6 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 _C_LIBRARY = ctypes.CDLL(None)
+_ENOUGH = 1.2 * 2**30
 
 hypothesis.settings.register_profile(
     "fast", max_examples=8, derandomize=True, database=None, deadline=None
@@ -45,12 +46,18 @@ hypothesis.settings.load_profile("fast")
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """What a module has compiled is on disk, so a worker need not hold it in memory."""
+    """What modules have compiled is on disk, so a worker that holds much of it lets it go."""
     yield
-    jax.clear_caches()
-    gc.collect()
-    if hasattr(_C_LIBRARY, "malloc_trim"):  # glibc keeps what is freed, in an arena a thread
-        _C_LIBRARY.malloc_trim(0)
+    if _resident_bytes() > _ENOUGH:
+        jax.clear_caches()
+        gc.collect()
+        _C_LIBRARY.malloc_trim(0)  # glibc keeps what is freed, in an arena per thread
+
+
+def _resident_bytes():
+    """Memory of this process; 0 if the system does not tell."""
+    path = pathlib.Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 @pytest.fixture

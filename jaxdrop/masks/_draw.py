@@ -170,7 +170,7 @@ def _repeat(
         length = lax.optimization_barrier(np.int32(1)) if count == 1 else count
         return lax.fori_loop(0, length, lambda i, words: step(i, words, numbers, "tpu"), words)
 
-    return lax.platform_dependent(start, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=in_loop)
+    return lax.platform_dependent(start, cpu=on_cpu, tpu=in_loop, default=on_gpu)
 
 
 def _behind_loop(words: jax.Array) -> jax.Array:

@@ -147,7 +147,6 @@ def _elements(
     return lax.platform_dependent(
         *cipher_key(key),
         cpu=functools.partial(by_elements, backend="cpu"),
-        cuda=by_fours,
-        rocm=by_fours,
-        default=functools.partial(by_elements, backend="tpu"),
+        tpu=functools.partial(by_elements, backend="tpu"),
+        default=by_fours,
     )

@@ -295,6 +295,7 @@ def key(seed=0):
     return jax.random.key(seed)
 
 
+@functools.cache
 def data(shape, dtype=jnp.float32):
     """Numbers of both signs and many sizes, none of them one that a dropped entry counts as."""
     x = np.random.default_rng(0).standard_normal(shape)
