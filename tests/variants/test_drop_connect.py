@@ -329,7 +329,8 @@ def test_nnx_layer_works_in_transforms_of_jax_with_a_key(transform):
 
 @pytest.mark.parametrize("floor", [jaxdrop.linen, jaxdrop.nnx], ids=["linen", "nnx"])
 def test_parameters_of_the_classes(floor):
-    assert list(parameters(floor.DropConnect.__init__))[:3] == ["layer", "rate", "where"]
+    names = list(parameters(floor.DropConnect.__init__))
+    assert names[:2] == ["layer", "rate"] and "where" in names
 
 
 @each_framework
