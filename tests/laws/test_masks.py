@@ -120,28 +120,37 @@ def written_for(monkeypatch):
     return choose
 
 
-@pytest.mark.parametrize("backend", FORMS)
 @pytest.mark.parametrize("shape", [*SHAPES, (130, 100), (96, 8, 32)], ids=str)
-def test_every_backend_draws_and_unpacks_the_same_bits(backend, shape, written_for):
+def test_every_backend_draws_and_unpacks_the_same_bits(shape, written_for):
     layout = _layout.layout_of(shape)
-    rates = [0.1, 0.5, jnp.float32(0.3), *([jnp.linspace(0, 1, shape[-1])] if shape else [])]
-    expected = [_draw.keep_words(key(2), _rate.odds(rate), layout) for rate in rates]
-    written_for(backend)
-    for rate, words in zip(rates, expected):
-        found = _draw.keep_words(key(2), _rate.odds(rate), layout)
-        assert_same_bits(found, words)
-        keep = _layout.unpack(found, layout)
-        np.testing.assert_array_equal(keep, reference.keep(words_of(2), np.asarray(rate), shape))
+    traced = [np.float32(0.3), *([np.linspace(0, 1, shape[-1], dtype=np.float32)] if shape else [])]
+    expected = [reference.keep(words_of(2), rate, shape) for rate in (0.1, 0.5, *traced)]
+    words_of_first = None
+    for backend in FORMS:
+        written_for(backend)
+
+        @jax.jit
+        def drawn(traced):
+            rates = (0.1, 0.5, *traced)
+            words = [_draw.keep_words(key(2), _rate.odds(rate), layout) for rate in rates]
+            return words, [_layout.unpack(one, layout) for one in words]
+
+        words, keeps = drawn(traced)
+        for keep, wanted in zip(keeps, expected, strict=True):
+            np.testing.assert_array_equal(keep, wanted, err_msg=backend)
+        words_of_first = words if words_of_first is None else words_of_first
+        jax.tree.map(assert_same_bits, words, words_of_first)
 
 
-@pytest.mark.parametrize("backend", FORMS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_backend_draws_the_same_noise(backend, shape, written_for):
-    written_for(backend)
-    integers = _noise.integers(key(4), shape)
-    np.testing.assert_array_equal(integers, reference.entry_integers(words_of(4), shape))
-    normal = _noise.normal(key(4), shape)
-    np.testing.assert_allclose(normal, reference.normal(words_of(4), shape), atol=3e-6, rtol=3e-6)
+def test_every_backend_draws_the_same_noise(shape, written_for):
+    for backend in FORMS:
+        written_for(backend)
+        run = jax.jit(lambda: (_noise.integers(key(4), shape), _noise.normal(key(4), shape)))
+        integers, normal = run()
+        np.testing.assert_array_equal(integers, reference.entry_integers(words_of(4), shape))
+        wanted = reference.normal(words_of(4), shape)
+        np.testing.assert_allclose(normal, wanted, atol=3e-6, rtol=3e-6, err_msg=backend)
 
 
 def rates():
