@@ -125,12 +125,20 @@ def _own(shape, axes):
     return _shared(shape, set(range(len(shape))) - set(axes))
 
 
+def _drawn_from(own, rank):
+    """The reference's decisions: a mask leaves out the axes before the first of its own."""
+    first = min(own, default=rank)
+    return lambda words, rate, shape: reference.keep(words, rate, shape[first:])
+
+
 @st.composite
 def _entries(draw, fn, least=0):
     shape = draw(shapes(least))
     axes = draw(st.lists(st.sampled_from(range(len(shape))), unique=True)) if shape else []
     kwargs = {"broadcast_dims": _named(draw, axes, len(shape))}
-    return Case(fn.__name__, fn, shape, _shared(shape, axes), kwargs)
+    own = set(range(len(shape))) - set(axes)
+    keep = reference.keep if fn is _F.attention_dropout else _drawn_from(own, len(shape))
+    return Case(fn.__name__, fn, shape, _shared(shape, axes), kwargs, keep)
 
 
 @st.composite
@@ -141,7 +149,8 @@ def _maps(draw, fn, name="channel_axis", **fields):
     own = (batch, channel)
     if draw(st.booleans()):
         own, named["batch_axis"] = (channel,), None
-    return Case(fn.__name__, fn, shape, _own(shape, own), named, **fields)
+    keep = _drawn_from(own, len(shape))
+    return Case(fn.__name__, fn, shape, _own(shape, own), named, keep, **fields)
 
 
 @st.composite
@@ -150,7 +159,8 @@ def _steps(draw):
     (axis,) = axes = draw(st.tuples(st.sampled_from(range(len(shape)))))
     (named,) = _named(draw, axes, len(shape))
     kwargs = {"time_axis": named}
-    return Case("variational", _F.variational_dropout, shape, _shared(shape, (axis,)), kwargs)
+    keep = _drawn_from(set(range(len(shape))) - {axis}, len(shape))
+    return Case("variational", _F.variational_dropout, shape, _shared(shape, (axis,)), kwargs, keep)
 
 
 @st.composite
@@ -158,8 +168,9 @@ def _paths(draw):
     shape = draw(shapes(1))
     axis, mode = draw(st.sampled_from(range(len(shape)))), draw(st.sampled_from(["row", "batch"]))
     (named,) = _named(draw, (axis,), len(shape))
-    mask_shape = _own(shape, (axis,) if mode == "row" else ())
-    return Case("drop_path", _F.drop_path, shape, mask_shape, {"batch_axis": named, "mode": mode})
+    own = (axis,) if mode == "row" else ()
+    kwargs, keep = {"batch_axis": named, "mode": mode}, _drawn_from(own, len(shape))
+    return Case("drop_path", _F.drop_path, shape, _own(shape, own), kwargs, keep)
 
 
 @st.composite
