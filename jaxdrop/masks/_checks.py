@@ -246,13 +246,13 @@ def broadcasts(shape: Shape, target: Shape) -> bool:
 # Numbers.
 
 
-def check_count(value: Any, name: str, example: Any) -> int:
+def check_count(value: Any, name: str, example: Any, expected: str = "an integer") -> int:
     """A number of things as a Python integer of at least 1."""
     try:
         count = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"{name}: expected an integer, got {value!r}; write for example {name}={example}"
+            f"{name}: expected {expected}, got {value!r}; write for example {name}={example}"
         ) from None
     if is_bool(value) or count < 1:
         raise ValueError(

@@ -537,7 +537,7 @@ _BAD = {
     "block size float": (
         lambda: _attend(block_size=2.5),
         TypeError,
-        "block_size: expected an integer, got 2.5; write",
+        "block_size: expected an integer or None, got 2.5; write",
     ),
     "axis of attention": (
         lambda: _attend(broadcast_dims=(4,)),

@@ -103,7 +103,7 @@ def check_block_size(block_size: int | None, query: jax.Array, key: jax.Array) -
     """The number of keys of a block; None for all of them, and if an array is empty."""
     if block_size is None:
         return None
-    size = masks.check_count(block_size, "block_size", 512)
+    size = masks.check_count(block_size, "block_size", 512, "an integer or None")
     return None if 0 in (*query.shape, *key.shape) else min(size, key.shape[1])
 
 
