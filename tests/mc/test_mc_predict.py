@@ -66,7 +66,8 @@ def test_sample_i_is_the_function_of_the_folded_key(framework):
     for chunk_size in (1, 7, 10) if framework == "linen" else (7,):
         samples = draw(fn, x, chunk_size=chunk_size)
         np.testing.assert_array_equal(samples == 0, expected == 0)
-        np.testing.assert_allclose(samples, expected, rtol=1e-6, atol=1e-6)
+        # A product of one row and of several is rounded by other kernels on some processors.
+        np.testing.assert_allclose(samples, expected, rtol=1e-6, atol=3e-6)
 
 
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
