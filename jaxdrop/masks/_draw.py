@@ -8,8 +8,12 @@ the least to the most significant plane w: where the bit of t is 1, ``keep & w``
 Planes 31 - 4 p to 28 - 4 p of word number i are the four words that Philox-4x32 gives for a counter
 that holds i and p. So a word depends on the key, its number and the threshold alone: not on who
 else is drawn, in what order, or where.
+
+With a key of a pass of a block, the first planes are those of a rank (see `_balanced`). All else is
+the same for the passes of a block, and what is computed from it does not depend on the pass.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +24,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from jaxdrop.masks import _keys, _sharding
+from jaxdrop.masks import _balanced, _keys, _sharding
+from jaxdrop.masks._balanced import CipherKey
 from jaxdrop.masks._layout import Layout, is_known, pack
 from jaxdrop.masks._philox import philox4x32, wide_product
 from jaxdrop.masks._rate import Odds
@@ -30,9 +35,8 @@ _MOST_PLANES = 24  # of a threshold
 _USUAL = 4  # evaluations per threshold, for rates that are not close to 0 or 1
 _SHORT = 8  # words of a row
 # What the cipher is evaluated for: one word of its counter.
-_MASKS, ELEMENTS, _KEYS = np.uint32(0), np.uint32(1), np.uint32(2)
+_MASKS, ELEMENTS, _KEYS, _RANKS = map(np.uint32, range(4))
 
-CipherKey = tuple[Any, Any]
 Numbers = Sequence[Any]  # of words, their low and their high 32 bits
 Sharding = NamedSharding | None  # of an array on an Explicit mesh
 
@@ -48,10 +52,20 @@ def keep_words(key: jax.Array, odds: Odds, layout: Layout, sharding: Sharding = 
     """
     sharding = _sharding.words_sharding(layout, sharding)
     numbers = _all_numbers(layout.words_shape, sharding)
-    return draw_planes(cipher_key(key, odds.known), numbers, odds, layout, sharding)
+    return draw_planes(decision_key(key, odds.known), numbers, odds, layout, sharding)
 
 
-def cipher_key(key: jax.Array, known_rate: bool = False) -> CipherKey:
+def decision_key(key: jax.Array, known_rate: bool = False) -> CipherKey:
+    """What decisions come from, from a key of any implementation or of a pass; uses the key up."""
+    kind = _balanced.kind_of(key)
+    if kind is None:
+        return CipherKey(cipher_key(key, known_rate))
+    words, consumed = _keys.key_words(key)
+    words[-1] = words[-1] if known_rate else words[-1] ^ (consumed & np.uint32(0))
+    return _balanced.cipher_key_of_block(words, kind)
+
+
+def cipher_key(key: jax.Array, known_rate: bool = False) -> tuple[Any, Any]:
     """The two words that key the cipher, from a key of any implementation; uses the key up.
 
     A key of two words is taken as it is. JAX's own bits of the other implementations are dearer,
@@ -81,35 +95,91 @@ def draw_planes(
     """Packed words of ``layout`` from the planes of the words with these numbers.
 
     Args:
-        cipher_key: from `cipher_key`.
+        cipher_key: from `decision_key`.
         numbers: of the words that are hashed, as `word_numbers` gives them.
         odds: as in `keep_words`.
         layout: of the result.
         sharding: of the result's words on an Explicit mesh, or None.
         align: from a plane of the words that are hashed to one of the result's, or None.
     """
-    limit = odds.limit
-    count = -(-_num_planes(odds) // _PLANES)
-    bit_of, all_dropped = _limit_words(odds, _PLANES * count, layout)
+    limit, words, ranked = odds.limit, cipher_key.words, cipher_key.bits
+    count = -(-max(_num_planes(odds) - ranked, 0) // _PLANES)
+    bit_of, all_dropped = _limit_words(odds, ranked + _PLANES * count, layout)
 
     def step(i: Any, keep: jax.Array, numbers: Numbers, backend: str) -> jax.Array:
         number = count - 1 - i
-        planes = philox4x32(cipher_key, counter(numbers, _MASKS, number), backend)
+        planes = philox4x32(words, counter(numbers, _MASKS, number), backend)
         for place, plane in reversed(list(enumerate(planes))):
-            bit = bit_of(_PLANES * number + place)
-            plane = plane if align is None else align(plane)
-            keep = keep & plane | ~bit & (keep | plane)
+            bit = bit_of(ranked + _PLANES * number + place)
+            keep = _compared(keep, plane if align is None else align(plane), bit)
         return keep
 
     # Inside shard_map the words have to vary over the mesh axes that key and rate vary over.
-    varying = (cipher_key[0] | limit.sum(dtype=jnp.uint32)) & np.uint32(0)
+    varying = (words[0] | limit.sum(dtype=jnp.uint32)) & np.uint32(0)
     ones = jnp.full(layout.words_shape, 2**32 - 1, jnp.uint32) ^ varying
     if sharding is not None:
         ones = jax.sharding.reshard(ones, sharding)
     alike = limit.ndim == 0 and align is None and sharding is None
     usual = None if odds.known or limit.ndim else (limit & np.uint32(0xFFFF)) == np.uint32(0)
-    keep = _repeat(count, step, ones, numbers, alike, usual)
+    keep = _repeat(count, step, ones, numbers, alike, usual) if count else ones
+    if ranked:
+        most = min(ranked, _num_planes(odds))
+        keep = _with_ranks(cipher_key, numbers, most, keep, bit_of, align)
     return keep & ~all_dropped
+
+
+def _compared(keep: jax.Array, plane: jax.Array, bit: Any) -> jax.Array:
+    """What is still at least the threshold, after a plane that is more significant."""
+    return keep & plane | ~bit & (keep | plane)
+
+
+def _with_ranks(
+    cipher_key: CipherKey,
+    numbers: Numbers,
+    most: int,
+    keep: jax.Array,
+    bit_of: Callable[[Any], Any],
+    align: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
+    """The words of a pass, from the comparison of what is below the ranks.
+
+    Args:
+        cipher_key: of the pass.
+        numbers: as in `draw_planes`.
+        most: number of planes of a rank that matter.
+        keep: the comparison so far, the same in all passes of the block.
+        bit_of: as `_limit_words` gives it.
+        align: as in `draw_planes`.
+    """
+    bits, words = cipher_key.bits, cipher_key.words
+    count = -(-(2 * bits + most) // _PLANES)
+
+    def hashed(number: Any, backend: str) -> list[jax.Array]:
+        planes = philox4x32(words, counter(numbers, _RANKS, number), backend)
+        return [plane if align is None else align(plane) for plane in planes]
+
+    def written_out(keep: jax.Array) -> list[jax.Array]:
+        planes = [plane for number in range(count) for plane in hashed(number, "gpu")]
+        return lax.optimization_barrier(shared(planes, keep))
+
+    def in_loop(keep: jax.Array, backend: str) -> list[jax.Array]:
+        fours = lax.map(lambda number: jnp.stack(hashed(number, backend)), jnp.arange(count))
+        return shared(list(fours.reshape(-1, *keep.shape)), keep)
+
+    def shared(planes: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
+        slope, offset = planes[: 2 * bits], planes[2 * bits : 2 * bits + most]
+        return [*_balanced.slopes(slope), *offset, keep]
+
+    *planes, keep = lax.platform_dependent(
+        keep,
+        cpu=lambda keep: _behind_loop(in_loop(keep, "cpu")),
+        tpu=functools.partial(in_loop, backend="tpu"),
+        default=written_out,
+    )
+    of_pass = _balanced.ranks(planes[:bits], planes[bits:], cipher_key.number)
+    for place, plane in reversed(list(enumerate(of_pass))):
+        keep = _compared(keep, plane, bit_of(place))
+    return lax.platform_dependent(keep, cpu=_behind_loop, default=lambda words: words)
 
 
 def counter(numbers: Numbers, purpose: np.uint32, number: Any = 0) -> tuple[Any, ...]:
@@ -173,15 +243,15 @@ def _repeat(
     return lax.platform_dependent(start, cpu=on_cpu, tpu=in_loop, default=on_gpu)
 
 
-def _behind_loop(words: jax.Array) -> jax.Array:
-    """The words, behind a loop that never runs, since XLA does not fuse across a loop.
+def _behind_loop(words: Any) -> Any:
+    """Words, one array or a list, behind a loop that never runs: XLA does not fuse across a loop.
 
     Else it fuses, on a CPU, the draw into what applies the words, and computes each of them 32
     times. Before jax 0.12 an optimization barrier alone does not hinder it.
     """
     never = lax.optimization_barrier(np.uint32(0))
-    state = lax.while_loop(lambda s: s[0] > np.uint32(1), lambda s: (s[0], ~s[1]), (never, words))
-    return state[1]
+    flip = lambda s: (s[0], jax.tree.map(jnp.invert, s[1]))  # noqa: E731
+    return lax.while_loop(lambda s: s[0] > np.uint32(1), flip, (never, words))[1]
 
 
 def _num_planes(odds: Odds) -> int:

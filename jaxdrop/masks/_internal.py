@@ -10,6 +10,12 @@ from jaxdrop.masks._apply import unpack_like as unpack_like
 from jaxdrop.masks._apply import where_kept as where_kept
 from jaxdrop.masks._apply import wide_dtype as wide_dtype
 from jaxdrop.masks._apply import widened as widened
+from jaxdrop.masks._balanced import AXIS as AXIS
+from jaxdrop.masks._balanced import MOST_BITS as MOST_BITS
+from jaxdrop.masks._balanced import Kind as Kind
+from jaxdrop.masks._balanced import independent as independent
+from jaxdrop.masks._balanced import kind_of as kind_of
+from jaxdrop.masks._balanced import pass_key as pass_key
 from jaxdrop.masks._checks import as_array as as_array
 from jaxdrop.masks._checks import broadcasts as broadcasts
 from jaxdrop.masks._checks import check_array as check_array
@@ -30,6 +36,7 @@ from jaxdrop.masks._checks import refuse_complex as refuse_complex
 from jaxdrop.masks._checks import refuse_key as refuse_key
 from jaxdrop.masks._checks import refuse_keys as refuse_keys
 from jaxdrop.masks._draw import cipher_key as cipher_key
+from jaxdrop.masks._draw import decision_key as decision_key
 from jaxdrop.masks._drop_block_seeds import DropBlocks as DropBlocks
 from jaxdrop.masks._keys import fold_in_names as fold_in_names
 from jaxdrop.masks._keys import is_legacy as is_legacy

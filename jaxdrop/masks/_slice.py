@@ -15,7 +15,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.masks import _rate, _sharding
-from jaxdrop.masks._draw import CipherKey, Numbers, draw_planes, iotas, merged_places, word_numbers
+from jaxdrop.masks._balanced import CipherKey
+from jaxdrop.masks._draw import Numbers, draw_planes, iotas, merged_places, word_numbers
 from jaxdrop.masks._layout import WORD, Layout, layout_of, unpack
 
 
@@ -46,7 +47,7 @@ def draw_slice(
     """``(keep, keep_prob)`` of a slice: bit for bit a part of ``_mask.draw(key, rate, shape)``.
 
     Args:
-        cipher_key: ``_draw.cipher_key(key, known_rate)``; taken once for all slices.
+        cipher_key: ``_draw.decision_key(key, known_rate)``; taken once for all slices.
         rate: an array of rates broadcasts to the whole mask.
         part: what to draw.
         like: array that the slice broadcasts to, whose sharding it takes, or None.

@@ -172,7 +172,8 @@ def _mapped(
         if _is_key(leaf):
             return function(leaf)
         if id(leaf) in legacy and masks.is_legacy(leaf):
-            return jax.random.key_data(function(jax.random.wrap_key_data(jnp.asarray(leaf))))
+            changed = function(jax.random.wrap_key_data(jnp.asarray(leaf)))
+            return jax.random.key_data(masks.independent(changed))
         return leaf
 
     leaves, structure = jax.tree.flatten((args, kwargs))

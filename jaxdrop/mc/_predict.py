@@ -1,18 +1,25 @@
 """Many stochastic passes as one jitted program, reduced while they run."""
 
-import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _checks, _program, _pytrees, _summary
+from jaxdrop.mc import _checks, _program, _pytrees
 from jaxdrop.mc._audit import audit, warn
+from jaxdrop.mc._passes import (
+    LEAST_BLOCKS,
+    Counts,
+    SampleAxis,
+    counted,
+    find_axis,
+    key_alike,
+    laid_out,
+)
 from jaxdrop.mc._summary import Summary, moments
 
 
@@ -26,6 +33,9 @@ def predict(
     memory_budget: int | None = None,
     sample_axis: str | tuple[str, ...] | None = None,
     output: Callable[[Any], Any] | None = None,
+    balanced: bool = False,
+    tolerance: float | None = None,
+    max_samples: int = 4096,
     **kwargs: Any,
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
@@ -93,15 +103,36 @@ def predict(
         deep learning", 2016, eq. 6 and 9.
     """
     masks.check_key(key)
-    counts = counted(num_samples, chunk_size, memory_budget)
+    counts = counted(num_samples, chunk_size, memory_budget, balanced, tolerance, max_samples)
     summary = moments() if summary is None else _checks.check_summary(summary)
+    summary, tolerance = planned_summary(summary, counts, tolerance)
     fn, key = _checks.outputs(fn, output), masks.typed(key)
     with _checks.hints(kwargs, _OPTIONS):
-        settled = _program.settle(fn, key, *args, **kwargs)
+        alike = key_alike(key, counts, sample_axis is not None)
+        settled = _program.settle(fn, alike, *args, **kwargs)
         axis = find_axis(sample_axis, key, (settled, args, kwargs))
-        return summarised(settled, key, args, kwargs, summary, counts, axis)
+        return summarised(settled, key, args, kwargs, summary, counts, axis, tolerance)
 
 
+def planned_summary(summary: Summary, counts: Counts, tolerance: Any) -> tuple[Summary, Any]:
+    """The summary of balanced passes, if they are, and the checked tolerance as an array."""
+    if counts.block_bits:
+        if summary.in_blocks is None:
+            raise ValueError(
+                "balanced: expected a summary whose standard errors can come from blocks of "
+                "passes, such as moments(), got one that takes all passes as independent, such as "
+                "quantiles(); leave balanced out, or give your own Summary the field in_blocks"
+            )
+        summary = summary.in_blocks(counts.block_size)
+    if tolerance is None:
+        return summary, None
+    tolerance = masks.check_real(
+        tolerance, "tolerance", _TOLERANCES, "(0, inf)", "tolerances", "0.01 is usual"
+    )
+    return summary, jnp.asarray(tolerance, jnp.float32)
+
+
+_TOLERANCES = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _OPTIONS = [
     name
     for name, parameter in inspect.signature(predict).parameters.items()
@@ -109,30 +140,21 @@ _OPTIONS = [
 ]
 
 
-class Counts(NamedTuple):
-    """How many passes there are.
+class Adaptive(NamedTuple):
+    """What `predict` returns if it was given a tolerance.
+
+    From `predict_batches`, ``num_samples`` and ``reached`` have an element per example: those of
+    its batch.
 
     Attributes:
-        num_samples: all of them.
-        chunk_size: those side by side, or None if the budget decides.
-        memory_budget: bytes that passes side by side may take, or None.
+        result: of the summary.
+        num_samples: number of passes that were taken, int32.
+        reached: whether every standard error of the result is at most the tolerance.
     """
 
-    num_samples: int
-    chunk_size: int | None
-    memory_budget: int | None
-
-
-def counted(num_samples: Any, chunk_size: Any, memory_budget: Any) -> Counts:
-    """The checked numbers of passes."""
-    num_samples = masks.check_count(num_samples, "num_samples", 100)
-    if isinstance(chunk_size, str) and chunk_size == "auto":
-        default = 2**25 if jax.default_backend() == "cpu" else 2**30
-        budget = default if memory_budget is None else memory_budget
-        return Counts(num_samples, None, masks.check_count(budget, "memory_budget", 2**30))
-    example = "10, or chunk_size='auto', or chunk_size=num_samples for all at once"
-    chunk_size = min(masks.check_count(chunk_size, "chunk_size", example), num_samples)
-    return Counts(num_samples, chunk_size, None)
+    result: Any
+    num_samples: Any
+    reached: Any
 
 
 def summarised(
@@ -142,18 +164,19 @@ def summarised(
     kwargs: Any,
     summary: Summary,
     counts: Counts,
-    axis: "SampleAxis | None",
+    axis: SampleAxis | None,
+    tolerance: Any = None,
 ) -> Any:
     """The summary of the samples of a settled function."""
     arrays, static = _pytrees.split((fn, args, kwargs, tuple(summary[:3])))
-    result = _program.call(_predict, (static, counts, axis), key, arrays)
+    result = _program.call(_predict, (static, counts, axis), key, tolerance, arrays)
     if summary.check is not None and not _pytrees.holds_tracer(result):
-        summary.check(result)
+        summary.check(result if tolerance is None else result.result)
     return result
 
 
-def _predict(static: Any, key: jax.Array, arrays: list[Any]) -> Any:
-    static, (num_samples, chunk_size, memory_budget), axis = static
+def _predict(static: Any, key: jax.Array, tolerance: Any, arrays: list[Any]) -> Any:
+    static, counts, axis = static
     fn, args, kwargs, (init, update, finish) = _pytrees.join(arrays, static)
     report = audit(_program.original(fn), key, *args, **kwargs)
     if not report.depends_on_key:
@@ -164,45 +187,61 @@ def _predict(static: Any, key: jax.Array, arrays: list[Any]) -> Any:
             f"dropout a rate above 0. Its sites:\n{report}"
         )
     warn(report)
+    call = lambda key: fn(key, *args, **kwargs)  # noqa: E731
+    passes = laid_out(call, key, counts, report.bytes_a_pass, axis)
+    state = init(passes.shapes(), counts.num_samples if tolerance is None else None)
 
-    def one(number: jax.Array) -> Any:
-        return fn(jax.random.fold_in(key, number), *args, **kwargs)
+    def more(state: Any, start: Any, number: int) -> Any:
+        """The state after ``number`` passes more."""
+        chunks, rest = divmod(number, passes.chunk_size)
 
-    def several(state: Any, start: jax.Array, size: int) -> Any:
-        return update(state, _passes(one, key, start, size, axis), start)
+        def several(state: Any, offset: Any, size: int) -> Any:
+            begin = jnp.int32(start + offset)
+            return update(state, passes.run(begin, size), begin)
 
-    devices = 1 if axis is None else axis.devices
-    if chunk_size is None:
-        chunk_size = _chunk_size(memory_budget * devices, report.bytes_a_pass, num_samples)
-    chunk_size = -(-chunk_size // devices) * devices
-    chunks, rest = divmod(num_samples, chunk_size)
-    state = init(jax.eval_shape(one, jnp.uint32(0)), num_samples)
-    state = jax.lax.fori_loop(
-        0, chunks, lambda i, state: several(state, jnp.int32(i * chunk_size), chunk_size), state
-    )
-    if rest:
-        state = several(state, jnp.int32(chunks * chunk_size), rest)
-    return finish(state)
+        size = passes.chunk_size
+        state = jax.lax.fori_loop(0, chunks, lambda i, state: several(state, i * size, size), state)
+        return several(state, chunks * size, rest) if rest else state
+
+    state = more(state, 0, counts.least)
+    if tolerance is None:
+        return finish(state)
+    step = counts.least // LEAST_BLOCKS
+    if not _errors(jax.eval_shape(finish, state)):
+        raise ValueError(
+            "tolerance: expected a summary with a standard_error, such as moments(), got one "
+            "without; write num_samples=100 instead of a tolerance"
+        )
+
+    def is_open(carry: tuple[Any, Any]) -> jax.Array:
+        state, taken = carry
+        errors = _errors(finish(state))
+        return (taken < counts.num_samples) & any_above(errors, tolerance)
+
+    def add(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, taken = carry
+        return more(state, taken, step), taken + step
+
+    state, taken = jax.lax.while_loop(is_open, add, (state, jnp.int32(counts.least)))
+    result = finish(state)
+    return Adaptive(result, taken, all_within(_errors(result), tolerance))
 
 
-def _passes(
-    one: Callable[[jax.Array], Any],
-    key: jax.Array,
-    start: jax.Array,
-    size: int,
-    axis: "SampleAxis | None",
-) -> Any:
-    """The samples ``start, ..., start + size - 1``, divided among the devices of an axis if any."""
-    if axis is None:
-        numbers = start.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32)
-        return mapped(one, key)(numbers)
-    padded = -(-size // axis.devices) * axis.devices
-    numbers = start.astype(jnp.uint32) + jnp.arange(padded, dtype=jnp.uint32)
-    names = axis.names if axis.names[1:] else axis.names[0]
-    samples = jax.vmap(one, spmd_axis_name=names)(_spread(numbers, axis))
-    if size == padded:
-        return samples
-    return jax.tree.map(lambda leaf: _summary.gather(leaf)[:size], samples)
+def any_above(errors: list[jax.Array], tolerance: Any) -> jax.Array:
+    """Whether a standard error is above the tolerance; NaN stays NaN, whatever is added."""
+    return jnp.stack([(error > tolerance.astype(error.dtype)).any() for error in errors]).any()
+
+
+def all_within(errors: list[jax.Array], tolerance: Any) -> jax.Array:
+    """Whether every standard error is a number that is at most the tolerance."""
+    return jnp.stack([(error <= tolerance.astype(error.dtype)).all() for error in errors]).all()
+
+
+def _errors(result: Any) -> list[jax.Array]:
+    """The standard errors in the result of a summary, or of each of several."""
+    if isinstance(result, dict):
+        return [error for one in result.values() for error in _errors(one)]
+    return jax.tree.leaves(getattr(result, "standard_error", ()))
 
 
 def _refuse_empty(args: Any) -> None:
@@ -212,81 +251,3 @@ def _refuse_empty(args: Any) -> None:
                 f"args: expected at least one example, got an array of shape {leaf.shape}; leave "
                 "empty batches out"
             )
-
-
-def _chunk_size(budget: int, bytes_a_pass: int, num_samples: int) -> int:
-    """As many passes as the budget has room for, or a few less if they then divide the samples."""
-    most = min(max(budget // max(bytes_a_pass, 1), 1), num_samples)
-    return next((n for n in range(most, (most + 1) // 2, -1) if num_samples % n == 0), most)
-
-
-def mapped(fn: Callable[[Any], Any], key: jax.Array) -> Callable[[Any], Any]:
-    """``fn`` over the first axis of its argument; it folds numbers into ``key``."""
-    # Under vmap the other implementations draw for the whole batch from its first key, so samples
-    # would depend on the chunk that they are in.
-    if jax.random.key_impl(key) == "threefry2x32":
-        return jax.vmap(fn)
-    return functools.partial(jax.lax.map, fn)
-
-
-class SampleAxis(NamedTuple):
-    """Mesh axes that the samples are spread over.
-
-    Attributes:
-        mesh: the mesh, concrete or abstract.
-        names: names of its axes, one or more.
-    """
-
-    mesh: Any
-    names: tuple[str, ...]
-
-    @property
-    def devices(self) -> int:
-        """Among how many devices the samples are divided."""
-        return math.prod(self.mesh.shape[name] for name in self.names)
-
-
-def find_axis(sample_axis: Any, key: jax.Array, arrays: Any) -> SampleAxis | None:
-    """The named axis of the mesh that is set, else of the mesh that an array lies on; or None."""
-    if sample_axis is None:
-        return None
-    names = (sample_axis,) if isinstance(sample_axis, str) else sample_axis
-    if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
-        raise TypeError(
-            f"sample_axis: expected the name of a mesh axis or a tuple of names, got "
-            f"{sample_axis!r}; write for example sample_axis='data'"
-        )
-    mesh = _mesh(arrays)
-    known = () if mesh is None else mesh.axis_names
-    if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise ValueError(
-            f"sample_axis: expected different axes of the mesh, which has {list(known)}, got "
-            f"{sample_axis!r}; set a mesh that has them with jax.set_mesh"
-        )
-    if jax.random.key_impl(masks.typed(key)) != "threefry2x32":
-        raise ValueError(
-            f"sample_axis: expected a threefry2x32 key, got {jax.random.key_impl(key)!r}, whose "
-            "samples run one after the other; write jax.random.key(seed, impl='threefry2x32')"
-        )
-    return SampleAxis(mesh, names)
-
-
-def _spread(numbers: jax.Array, axis: SampleAxis) -> jax.Array:
-    """Numbers of samples, divided among the devices."""
-    sharding = NamedSharding(axis.mesh, PartitionSpec(axis.names))
-    kinds = dict(zip(axis.mesh.axis_names, axis.mesh.axis_types))
-    if AxisType.Explicit in {kinds[name] for name in axis.names}:
-        return jax.sharding.reshard(numbers, sharding)
-    return jax.lax.with_sharding_constraint(numbers, sharding)
-
-
-def _mesh(arrays: Any) -> Any:
-    """The mesh of the context, else the one that an array lies on, else None."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty:
-        return mesh
-    for array in jax.tree.leaves(arrays):
-        sharding = array.sharding if isinstance(array, jax.Array) else None
-        if isinstance(sharding, NamedSharding) and not sharding.mesh.empty:
-            return sharding.mesh
-    return None

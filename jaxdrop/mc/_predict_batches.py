@@ -11,7 +11,8 @@ from jax.tree_util import Partial
 
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _checks, _jaxpr, _program, _pytrees
-from jaxdrop.mc._predict import counted, find_axis, mapped, summarised
+from jaxdrop.mc._passes import counted, find_axis, key_alike, mapped
+from jaxdrop.mc._predict import Adaptive, planned_summary, summarised
 from jaxdrop.mc._summary import Summary, moments
 
 _KEYS = ("batch", "example", "call")
@@ -31,6 +32,9 @@ def predict_batches(
     inputs: Callable[[Any], Any] | None = None,
     keys: str = "batch",
     progress: bool = True,
+    balanced: bool = False,
+    tolerance: float | None = None,
+    max_samples: int = 4096,
 ) -> Any:
     """`predict` for each of many batches, and their results put together.
 
@@ -92,8 +96,9 @@ def predict_batches(
             "for example inputs=lambda batch: batch[0]"
         )
     fn, key = _checks.outputs(fn, output), masks.typed(key)
-    counts = counted(num_samples, chunk_size, memory_budget)
+    counts = counted(num_samples, chunk_size, memory_budget, balanced, tolerance, max_samples)
     summary = moments() if summary is None else _checks.check_summary(summary)
+    summary, tolerance = planned_summary(summary, counts, tolerance)
     results, first, axes, done, settled, fits = [], None, None, 0, None, None
     for number, batch in enumerate(_with_bar(batches, progress)):
         args = _arguments(batch, inputs)
@@ -104,17 +109,21 @@ def predict_batches(
         used = jax.random.fold_in(key, number) if keys == "batch" else jax.random.clone(key)
         with _hints(one, used, args, batch if inputs is None else None):
             if settled is None or fits is None or fits != _program.signature(args):
-                settled, fits = _program.settle(one, used, *args), _program.signature(args)
+                alike = key_alike(used, counts, sample_axis is not None)
+                settled, fits = _program.settle(one, alike, *args), _program.signature(args)
             axis = find_axis(sample_axis, key, (settled, args))
-            result = summarised(settled, used, args, {}, summary, counts, axis)
+            result = summarised(settled, used, args, {}, summary, counts, axis, tolerance)
+        stopped, result = (None, result) if tolerance is None else (result, result.result)
         if axes is None:
             axes = _example_axes(one, used, args, (summary, counts, axis), result)
         cut = jax.tree.map(lambda x, a, s=size: np.asarray(x).take(range(s), a), result, axes)
-        results.append(cut)
+        results.append((cut, *(np.full(size, x) for x in stopped[1:])) if stopped else (cut,))
         done += size
     if axes is None:
         raise ValueError("batches: expected one or more, got none; a generator is used up once")
-    return jax.tree.map(lambda axis, *parts: np.concatenate(parts, axis), axes, *results)
+    cuts, *counted_each = zip(*results)
+    joined = jax.tree.map(lambda axis, *parts: np.concatenate(parts, axis), axes, *cuts)
+    return Adaptive(joined, *map(np.concatenate, counted_each)) if counted_each else joined
 
 
 def _with_bar(batches: Iterable[Any], progress: bool) -> Iterable[Any]:

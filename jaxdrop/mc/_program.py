@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _fingerprint, _pytrees
 from jaxdrop.mc._checks import Outputs
 from jaxdrop.mc._model_fn import ModelFn
@@ -66,7 +67,7 @@ def close(fn: Any, *args: Any, **kwargs: Any) -> "Closed | None":
         args, kwargs = _pytrees.join(arrays, static)
         return fn(*args, **kwargs)
 
-    jaxpr, shapes = jax.make_jaxpr(called, return_shape=True)(arrays)
+    jaxpr, shapes = jax.make_jaxpr(called, axis_env=[(masks.AXIS, 1)], return_shape=True)(arrays)
     try:
         program = _Program(jaxpr, jax.tree.structure(shapes), fn)
     except _fingerprint.UnknownError:

@@ -1,5 +1,6 @@
 """What samples of real predictions say: a mean, and where its variance comes from."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -91,11 +92,16 @@ def regression(*, precision: ArrayLike | None = None, targets: ArrayLike | None 
     if targets is not None and not isinstance(targets, str):
         targets = uncertainty.as_array(targets, "targets")
     _check_targets(targets)
+    return _regression(precision, targets, 1)
+
+
+def _regression(precision: Any, targets: Any, block_size: int) -> Summary:
     return Summary(
-        Partial(_init, precision, targets),
+        Partial(_init, precision, targets, block_size),
         Partial(_update, precision, targets),
         _result,
         _check,
+        functools.partial(_regression, precision, targets),
     )
 
 
@@ -110,7 +116,9 @@ def _check_targets(targets: Any) -> None:
         )
 
 
-def _init(precision: Any, targets: Any, sample: Any, num_samples: int) -> _State:
+def _init(
+    precision: Any, targets: Any, block_size: int, sample: Any, num_samples: int | None
+) -> _State:
     del num_samples
     mean, variance, targets = _parts(precision, targets, sample)
     _check_targets(targets)
@@ -127,7 +135,7 @@ def _init(precision: Any, targets: Any, sample: Any, num_samples: int) -> _State
             f"targets: expected the shape of the predicted means, {mean.shape}, got "
             f"{targets.shape}; {_remedy(targets, mean)}"
         )
-    welford = _summary.init_welford(mean)
+    welford = _summary.init_welford(mean, block_size)
     zeros = welford.mean
     return _State(welford, zeros, None if targets is None else zeros - jnp.inf)
 

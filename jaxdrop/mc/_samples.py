@@ -44,7 +44,12 @@ def samples() -> Summary:
         >>> predict(fn, jax.random.key(0), jnp.zeros(3), num_samples=7, summary=samples()).shape
         (7, 3)
     """
-    return Summary(_init, _update, _result)
+    return _samples(1)
+
+
+def _samples(block_size: int) -> Summary:
+    del block_size  # the samples are what they are
+    return Summary(_init, _update, _result, None, _samples)
 
 
 def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
@@ -94,11 +99,23 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
     return Summary(_init_floating, _update, Partial(_result_quantiles, known))
 
 
-def _init(sample: Any, num_samples: int) -> Any:
+def _init(sample: Any, num_samples: int | None) -> Any:
+    _refuse_unknown(num_samples)
     return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, num_samples), sample)
 
 
-def _init_floating(sample: Any, num_samples: int) -> Any:
+def _refuse_unknown(num_samples: int | None) -> None:
+    """Refuses to store as many passes as a tolerance will need."""
+    if num_samples is None:
+        raise ValueError(
+            "tolerance: expected a summary that does not store the passes, such as moments(), got "
+            "samples() or quantiles(); write num_samples=100 instead of a tolerance"
+        )
+
+
+def _init_floating(sample: Any, num_samples: int | None) -> Any:
+    _refuse_unknown(num_samples)
+
     def buffer(path: Any, leaf: Any) -> jax.Array:
         return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), num_samples)
 

@@ -59,7 +59,7 @@ class Dropping:
     """What a call drops, and all that it takes to decide.
 
     Attributes:
-        key: PRNG key; in blocks the two words that it gives.
+        key: PRNG key; in blocks what decisions come from.
         rate: of dropping, checked.
         mask_shape: (B, N, T, S), with 1 on the axes that share a decision.
         mode: what is dropped: "weights", "keys" or "heads".
@@ -80,7 +80,7 @@ class Dropping:
         if self.mode == "heads":
             return dataclasses.replace(self, key=None)
         rate = self.rate.resolved()  # else every block would ask the flag again
-        words = masks.cipher_key(self.key, rate.known is not None)
+        words = masks.decision_key(self.key, rate.known is not None)
         return dataclasses.replace(self, key=words, rate=lax.stop_gradient(rate))
 
     def block(self, start: jax.Array, size: int, like: jax.Array) -> Keep:
