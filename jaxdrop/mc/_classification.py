@@ -19,7 +19,8 @@ class Classification(NamedTuple):
         probabilities: mean over the samples, shape (..., C).
         predictive_entropy: entropy of the mean probabilities, shape (...).
         expected_entropy: mean entropy of the samples, shape (...).
-        mutual_information: the difference of the two, shape (...): what the model does not know.
+        mutual_information: the difference of the two, shape (...): what the model does not know;
+            see ``bias_correction``.
         variation_ratio: share of samples that disagree with the most frequent class, shape (...).
         log_probabilities: logarithm of ``probabilities``, exact if those underflow.
         votes: number of samples whose most probable class, the first of equal ones, each class
@@ -49,7 +50,9 @@ class _State(NamedTuple):
     votes: Any
 
 
-def classification(*, from_logits: bool = True, binary: bool = False) -> Summary:
+def classification(
+    *, from_logits: bool = True, binary: bool = False, bias_correction: bool = False
+) -> Summary:
     """Mean probabilities, entropies, mutual information and variation ratio of a classifier.
 
     A row with NaN in any sample gives NaN, and no other row does.
@@ -63,6 +66,10 @@ def classification(*, from_logits: bool = True, binary: bool = False) -> Summary
             (..., 1) with another axis before; the results are those of the C = 2 classes no and
             yes, in this order. A function that returns one logit an example, shape (N,), needs
             it: without it that is one example of N classes.
+        bias_correction: whether to add to ``mutual_information`` what a finite number of passes
+            takes from it on average: half the sum over classes of the squared standard error of a
+            probability over that probability. 32 independent passes of a digits network lose 3 to
+            4 % without it. It makes single estimates up to 9 % noisier (mean squared error).
 
     Returns:
         A `Summary` whose result is a `Classification`.
@@ -85,23 +92,26 @@ def classification(*, from_logits: bool = True, binary: bool = False) -> Summary
         Houlsby et al., "Bayesian active learning for classification and preference learning",
         2011, eq. 2.
     """
-    for name, given in {"from_logits": from_logits, "binary": binary}.items():
+    flags = {"from_logits": from_logits, "binary": binary, "bias_correction": bias_correction}
+    for name, given in flags.items():
         if not isinstance(given, bool):
             raise TypeError(
                 f"{name}: expected True or False, got {given!r}; write classification("
                 "from_logits=False) for a function that returns probabilities, classification("
                 "binary=True) for one that returns one logit a row"
             )
-    return _classification(from_logits, binary, 1)
+    return _classification(from_logits, binary, bias_correction, 1)
 
 
-def _classification(from_logits: bool, binary: bool, block_size: int) -> Summary:
+def _classification(
+    from_logits: bool, binary: bool, bias_correction: bool, block_size: int
+) -> Summary:
     return Summary(
         Partial(_init, binary=binary, block_size=block_size),
         Partial(_update, from_logits=from_logits, binary=binary),
-        _result,
+        Partial(_result, bias_correction=bias_correction),
         None if from_logits else Partial(_check, binary=binary),
-        functools.partial(_classification, from_logits, binary),
+        functools.partial(_classification, from_logits, binary, bias_correction),
     )
 
 
@@ -156,17 +166,19 @@ def _update(
     )
 
 
-def _result(state: _State) -> Classification:
+def _result(state: _State, *, bias_correction: bool) -> Classification:
     p, count = state.probabilities.mean, state.probabilities.count
     predictive = uncertainty.entropy_of(p)
-    lost = _lost_entropy(p, _summary.error_variance(state.probabilities))
+    information = predictive - state.entropy
+    if bias_correction:
+        information += _lost_entropy(p, _summary.error_variance(state.probabilities))
     # Of integers, since 1 - votes / count may be rounded to less than 0.
     others = (count - state.votes.max(-1)).astype(p.dtype) / count.astype(p.dtype)
     return Classification(
         p,
         predictive,
         state.entropy,
-        jnp.maximum(predictive + lost - state.entropy, 0),
+        jnp.maximum(information, 0),
         jnp.where(jnp.isnan(predictive), jnp.nan, others),
         jnp.minimum(state.log_sum - jnp.log(count.astype(p.dtype)), 0),
         state.votes,

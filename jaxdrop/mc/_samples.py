@@ -100,26 +100,27 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
 
 
 def _init(sample: Any, num_samples: int | None) -> Any:
-    _refuse_unknown(num_samples)
-    return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, num_samples), sample)
+    number = _known(num_samples)
+    return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, number), sample)
 
 
-def _refuse_unknown(num_samples: int | None) -> None:
-    """Refuses to store as many passes as a tolerance will need."""
+def _init_floating(sample: Any, num_samples: int | None) -> Any:
+    number = _known(num_samples)
+
+    def buffer(path: Any, leaf: Any) -> jax.Array:
+        return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), number)
+
+    return jax.tree_util.tree_map_with_path(buffer, sample)
+
+
+def _known(num_samples: int | None) -> int:
+    """The number of passes to store; refuses as many as a tolerance will need."""
     if num_samples is None:
         raise ValueError(
             "tolerance: expected a summary that does not store the passes, such as moments(), got "
             "samples() or quantiles(); write num_samples=100 instead of a tolerance"
         )
-
-
-def _init_floating(sample: Any, num_samples: int | None) -> Any:
-    _refuse_unknown(num_samples)
-
-    def buffer(path: Any, leaf: Any) -> jax.Array:
-        return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), num_samples)
-
-    return jax.tree_util.tree_map_with_path(buffer, sample)
+    return num_samples
 
 
 def _update(state: Any, samples: Any, start: Any) -> Any:
