@@ -15,6 +15,7 @@ from jaxdrop.uncertainty._entropy import (
     mutual_information,
     predictive_entropy,
 )
+from jaxdrop.uncertainty._epig import epig
 from jaxdrop.uncertainty._intervals import (
     interval_coverage,
     interval_width,
@@ -57,6 +58,7 @@ __all__ = [
     "brier_score",
     "classwise_calibration_error",
     "entropy",
+    "epig",
     "expected_calibration_error",
     "expected_entropy",
     "gaussian_crps",

@@ -67,8 +67,14 @@ CASES = {
     "temperature_scaling": (uncertainty.temperature_scaling, _normal(6, 30, 4), _LABELS),
     "mean_std": (uncertainty.mean_std, _simplex(6, 7, 4)),
     "batch_bald": (_batch, _simplex(6, 7, 9, 4)),
+    "epig": (uncertainty.epig, _simplex(6, 7, 9, 4), _simplex(6, 7, 5, 3)),
 }
-PER_EXAMPLE = ("variance_split", "mean_std", "batch_bald")
+PER_EXAMPLE = (
+    "variance_split",
+    "mean_std",
+    "batch_bald",
+    "epig",
+)
 each = pytest.mark.parametrize("name", CASES)
 
 
@@ -128,7 +134,7 @@ def test_jit_and_vmap_change_nothing(name):
     _close(jax.vmap(fn)(*every), stacked)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in PER_EXAMPLE])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(PER_EXAMPLE)])
 def test_order_of_examples_does_not_matter(name):
     fn, given = _case(name)
     turned = [x[:, ::-1] if x.shape == (7, 30) else x[::-1] for x in given]
