@@ -42,7 +42,14 @@ from jaxdrop.uncertainty._risk_coverage import (
     risk_coverage,
 )
 from jaxdrop.uncertainty._scores import accuracy, brier_score, negative_log_likelihood
-from jaxdrop.uncertainty._spread import VarianceSplit, mean_std, variance_split, variation_ratio
+from jaxdrop.uncertainty._scoring_rule_split import ScoringRuleSplit, scoring_rule_split
+from jaxdrop.uncertainty._spread import (
+    VarianceSplit,
+    epistemic_by_class,
+    mean_std,
+    variance_split,
+    variation_ratio,
+)
 from jaxdrop.uncertainty._temperature_scaling import temperature_scaling
 
 __all__ = [
@@ -50,6 +57,7 @@ __all__ = [
     "QuantileCurve",
     "ReliabilityCurve",
     "RiskCoverage",
+    "ScoringRuleSplit",
     "VarianceSplit",
     "accuracy",
     "area_under_risk_coverage",
@@ -59,6 +67,7 @@ __all__ = [
     "classwise_calibration_error",
     "entropy",
     "epig",
+    "epistemic_by_class",
     "expected_calibration_error",
     "expected_entropy",
     "gaussian_crps",
@@ -76,6 +85,7 @@ __all__ = [
     "risk_coverage",
     "root_mean_squared_error",
     "sample_crps",
+    "scoring_rule_split",
     "temperature_scaling",
     "variance_split",
     "variation_ratio",

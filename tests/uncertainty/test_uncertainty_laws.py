@@ -42,6 +42,10 @@ def _batch(probabilities):
     return uncertainty.batch_bald(probabilities, 3)
 
 
+def _split(rule):
+    return lambda probabilities: uncertainty.scoring_rule_split(probabilities, rule)
+
+
 # Arguments have a leading axis of 6, which vmap takes away.
 CASES = {
     "variance_split": (uncertainty.variance_split, _MEANS, _VARIANCES),
@@ -68,12 +72,18 @@ CASES = {
     "mean_std": (uncertainty.mean_std, _simplex(6, 7, 4)),
     "batch_bald": (_batch, _simplex(6, 7, 9, 4)),
     "epig": (uncertainty.epig, _simplex(6, 7, 9, 4), _simplex(6, 7, 5, 3)),
+    "epistemic_by_class": (uncertainty.epistemic_by_class, _simplex(6, 7, 4)),
+    "scoring_rule_split, log": (_split("log"), _simplex(6, 7, 4)),
+    "scoring_rule_split, brier": (_split("brier"), _simplex(6, 7, 4)),
+    "scoring_rule_split, zero_one": (_split("zero_one"), _simplex(6, 7, 4)),
 }
 PER_EXAMPLE = (
     "variance_split",
     "mean_std",
     "batch_bald",
     "epig",
+    "epistemic_by_class",
+    "scoring_rule_split",
 )
 each = pytest.mark.parametrize("name", CASES)
 

@@ -58,6 +58,8 @@ PER_ROW = {
     "mutual_information": "P",
     "variation_ratio": "P",
     "mean_std": "P",
+    "epistemic_by_class": "P",
+    "scoring_rule_split": "P",
     "variance_split": "XV",
     "mc.moments": "X",
     "mc.quantiles": "X",
