@@ -6,7 +6,7 @@ numbers are variances. There are two classes or more: the probability p of a yes
 the row ``[1 - p, p]``.
 """
 
-from jaxdrop.uncertainty._auroc import auroc
+from jaxdrop.uncertainty._auroc import auroc, false_positive_rate
 from jaxdrop.uncertainty._batch_bald import BatchSelection, batch_bald
 from jaxdrop.uncertainty._crps import gaussian_crps, sample_crps
 from jaxdrop.uncertainty._entropy import (
@@ -38,11 +38,18 @@ from jaxdrop.uncertainty._reliability_curve import (
 )
 from jaxdrop.uncertainty._risk_coverage import (
     RiskCoverage,
+    area_under_generalized_risk_coverage,
     area_under_risk_coverage,
     risk_coverage,
 )
-from jaxdrop.uncertainty._scores import accuracy, brier_score, negative_log_likelihood
+from jaxdrop.uncertainty._scores import (
+    accuracy,
+    brier_score,
+    joint_log_likelihood,
+    negative_log_likelihood,
+)
 from jaxdrop.uncertainty._scoring_rule_split import ScoringRuleSplit, scoring_rule_split
+from jaxdrop.uncertainty._smooth_calibration_error import smooth_calibration_error
 from jaxdrop.uncertainty._spread import (
     VarianceSplit,
     epistemic_by_class,
@@ -60,6 +67,7 @@ __all__ = [
     "ScoringRuleSplit",
     "VarianceSplit",
     "accuracy",
+    "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
     "auroc",
     "batch_bald",
@@ -70,10 +78,12 @@ __all__ = [
     "epistemic_by_class",
     "expected_calibration_error",
     "expected_entropy",
+    "false_positive_rate",
     "gaussian_crps",
     "gaussian_negative_log_likelihood",
     "interval_coverage",
     "interval_width",
+    "joint_log_likelihood",
     "mean_std",
     "mixture_log_likelihood",
     "mutual_information",
@@ -86,6 +96,7 @@ __all__ = [
     "root_mean_squared_error",
     "sample_crps",
     "scoring_rule_split",
+    "smooth_calibration_error",
     "temperature_scaling",
     "variance_split",
     "variation_ratio",

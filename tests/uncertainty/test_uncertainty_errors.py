@@ -19,6 +19,7 @@ from jaxdrop.uncertainty import (
     reliability_curve,
     risk_coverage,
     scoring_rule_split,
+    smooth_calibration_error,
     variation_ratio,
 )
 
@@ -34,6 +35,7 @@ OF_LABELS = (
     negative_log_likelihood,
     brier_score,
     accuracy,
+    smooth_calibration_error,
     expected_calibration_error,
     classwise_calibration_error,
     reliability_curve,

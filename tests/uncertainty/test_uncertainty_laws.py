@@ -76,6 +76,16 @@ CASES = {
     "scoring_rule_split, log": (_split("log"), _simplex(6, 7, 4)),
     "scoring_rule_split, brier": (_split("brier"), _simplex(6, 7, 4)),
     "scoring_rule_split, zero_one": (_split("zero_one"), _simplex(6, 7, 4)),
+    "joint_log_likelihood": (uncertainty.joint_log_likelihood, _simplex(6, 7, 30, 4), _LABELS),
+    "false_positive_rate": (uncertainty.false_positive_rate, _MEAN, _WRONG),
+    "area_under_generalized_risk_coverage": (
+        uncertainty.area_under_generalized_risk_coverage,
+        *(_MEAN, _VARIANCE),
+    ),
+    "smooth_calibration_error": (
+        uncertainty.smooth_calibration_error,
+        *(_simplex(6, 30, 4), _LABELS),
+    ),
 }
 PER_EXAMPLE = (
     "variance_split",
@@ -147,7 +157,7 @@ def test_jit_and_vmap_change_nothing(name):
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(PER_EXAMPLE)])
 def test_order_of_examples_does_not_matter(name):
     fn, given = _case(name)
-    turned = [x[:, ::-1] if x.shape == (7, 30) else x[::-1] for x in given]
+    turned = [x[:, ::-1] if x.shape[:2] == (7, 30) else x[::-1] for x in given]
     _close(fn(*turned), fn(*given))
 
 
