@@ -6,7 +6,7 @@ numbers are variances. There are two classes or more: the probability p of a yes
 the row ``[1 - p, p]``.
 """
 
-from jaxdrop.uncertainty._auroc import auroc
+from jaxdrop.uncertainty._auroc import auroc, false_positive_rate
 from jaxdrop.uncertainty._batch_bald import BatchSelection, batch_bald
 from jaxdrop.uncertainty._crps import gaussian_crps, sample_crps
 from jaxdrop.uncertainty._entropy import (
@@ -15,6 +15,7 @@ from jaxdrop.uncertainty._entropy import (
     mutual_information,
     predictive_entropy,
 )
+from jaxdrop.uncertainty._epig import epig
 from jaxdrop.uncertainty._intervals import (
     interval_coverage,
     interval_width,
@@ -37,11 +38,25 @@ from jaxdrop.uncertainty._reliability_curve import (
 )
 from jaxdrop.uncertainty._risk_coverage import (
     RiskCoverage,
+    area_under_generalized_risk_coverage,
     area_under_risk_coverage,
     risk_coverage,
 )
-from jaxdrop.uncertainty._scores import accuracy, brier_score, negative_log_likelihood
-from jaxdrop.uncertainty._spread import VarianceSplit, mean_std, variance_split, variation_ratio
+from jaxdrop.uncertainty._scores import (
+    accuracy,
+    brier_score,
+    joint_log_likelihood,
+    negative_log_likelihood,
+)
+from jaxdrop.uncertainty._scoring_rule_split import ScoringRuleSplit, scoring_rule_split
+from jaxdrop.uncertainty._smooth_calibration_error import smooth_calibration_error
+from jaxdrop.uncertainty._spread import (
+    VarianceSplit,
+    epistemic_by_class,
+    mean_std,
+    variance_split,
+    variation_ratio,
+)
 from jaxdrop.uncertainty._temperature_scaling import temperature_scaling
 
 __all__ = [
@@ -49,20 +64,26 @@ __all__ = [
     "QuantileCurve",
     "ReliabilityCurve",
     "RiskCoverage",
+    "ScoringRuleSplit",
     "VarianceSplit",
     "accuracy",
+    "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
     "auroc",
     "batch_bald",
     "brier_score",
     "classwise_calibration_error",
     "entropy",
+    "epig",
+    "epistemic_by_class",
     "expected_calibration_error",
     "expected_entropy",
+    "false_positive_rate",
     "gaussian_crps",
     "gaussian_negative_log_likelihood",
     "interval_coverage",
     "interval_width",
+    "joint_log_likelihood",
     "mean_std",
     "mixture_log_likelihood",
     "mutual_information",
@@ -74,6 +95,8 @@ __all__ = [
     "risk_coverage",
     "root_mean_squared_error",
     "sample_crps",
+    "scoring_rule_split",
+    "smooth_calibration_error",
     "temperature_scaling",
     "variance_split",
     "variation_ratio",

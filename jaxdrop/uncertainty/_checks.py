@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-_TWO_COLUMNS = {"probabilities": "1 - p, p", "logits": "jnp.zeros_like(z), z"}
-
 
 def as_array(x: object, name: str) -> jax.Array:
     """``x`` as a JAX array; it may be a list of numbers."""
@@ -79,31 +77,65 @@ def widen(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
-def check_probabilities(probabilities: object, *, samples: bool = False) -> jax.Array:
+def check_probabilities(
+    probabilities: object, *, samples: bool = False, name: str = "probabilities"
+) -> jax.Array:
     """``probabilities`` in float32 or wider, with samples on axis 0 if ``samples``."""
-    p = check_floating(probabilities, "probabilities")
-    _check_classes(p, "probabilities", "(S, ..., C)" if samples else "(..., C)")
+    p = check_floating(probabilities, name)
+    _check_classes(p, name, "(S, ..., C)" if samples else "(..., C)")
     if samples and (p.ndim < 2 or p.shape[0] < 1):
         raise ValueError(
-            "probabilities: expected shape (S, ..., C) with at least one sample, got "
+            f"{name}: expected shape (S, ..., C) with at least one sample, got "
             f"{p.shape}; stack samples along axis 0, put the classes on the last axis"
         )
     if known(p) and p.size:
-        _check_simplex(p)
+        _check_simplex(p, name)
     return widen(p)
 
 
 def check_pair(probabilities: object, labels: object) -> tuple[jax.Array, jax.Array]:
     """`check_probabilities`, and one class number of int32 or wider per row."""
     p = check_probabilities(probabilities)
-    return p, _check_labels(labels, "probabilities", p.shape)
+    return p, check_labels(labels, "probabilities", p.shape)
+
+
+def check_labels(labels: object, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """One class number of int32 or wider per row of an array of ``shape``."""
+    array = as_array(labels, "labels")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected class numbers of an integer dtype, got dtype {array.dtype}; "
+            "write labels.astype(jnp.int32), or labels.argmax(-1) for one-hot rows"
+        )
+    *rows, classes = shape
+    if array.shape != tuple(rows):
+        raise ValueError(
+            f"labels: expected shape {tuple(rows)} for {name} of shape {shape}, "
+            f"got {array.shape}; give one class number per row, labels.argmax(-1) for "
+            f"one-hot rows, and {name} of every class, jnp.stack([{_two_columns(name)}], axis=-1) "
+            "for those of yes or no"
+        )
+    if not array.size:
+        raise ValueError(
+            f"labels: expected at least one example, got shape {array.shape}; "
+            "leave empty batches out: nothing has no mean"
+        )
+    if known(array):
+        low, high = read(extremes, array)
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"labels: expected class numbers in [0, {classes}), got values from {low} to "
+                f"{high}; count classes from 0 and leave out rows that have no label"
+            )
+    # A narrow dtype may not hold the number of classes, with which labels are compared.
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
 
 
 def check_logits(logits: object, labels: object) -> tuple[jax.Array, jax.Array]:
     """Finite logits in float32 or wider, and one class number per row."""
     z = check_floating(logits, "logits")
     _check_classes(z, "logits", "(..., C)")
-    classes = _check_labels(labels, "logits", z.shape)
+    classes = check_labels(labels, "logits", z.shape)
     if known(z):
         low, high = read(extremes, widen(z))
         if not np.isfinite([low, high]).all():
@@ -186,60 +218,32 @@ def check_shapes(names: Iterable[str], arrays: Sequence[jax.Array]) -> None:
         )
 
 
+def _two_columns(name: str) -> str:
+    """How to write both classes, if there is a number for one of two."""
+    return "jnp.zeros_like(z), z" if name == "logits" else "1 - p, p"
+
+
 def _check_classes(x: jax.Array, name: str, layout: str) -> None:
     # With a single class every row would be certain, and right. Such a column usually is the
     # probability of one of two classes.
     if x.ndim < 1 or x.shape[-1] < 2:
         raise ValueError(
             f"{name}: expected shape {layout} with at least two classes, got {x.shape}; put "
-            f"the classes on the last axis, jnp.concatenate([{_TWO_COLUMNS[name]}], axis=-1) for a "
-            "column of yes or no"
+            f"the classes on the last axis, jnp.concatenate([{_two_columns(name)}], axis=-1) for "
+            "a column of yes or no"
         )
 
 
-def _check_labels(labels: object, name: str, shape: tuple[int, ...]) -> jax.Array:
-    array = as_array(labels, "labels")
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(
-            f"labels: expected class numbers of an integer dtype, got dtype {array.dtype}; "
-            "write labels.astype(jnp.int32), or labels.argmax(-1) for one-hot rows"
-        )
-    *rows, classes = shape
-    if array.shape != tuple(rows):
-        raise ValueError(
-            f"labels: expected shape {tuple(rows)} for {name} of shape {shape}, "
-            f"got {array.shape}; give one class number per row, labels.argmax(-1) for "
-            f"one-hot rows, and {name} of every class, jnp.stack([{_TWO_COLUMNS[name]}], axis=-1) "
-            "for those of yes or no"
-        )
-    if not array.size:
-        raise ValueError(
-            f"labels: expected at least one example, got shape {array.shape}; "
-            "leave empty batches out: nothing has no mean"
-        )
-    if known(array):
-        low, high = read(extremes, array)
-        if low < 0 or high >= classes:
-            raise ValueError(
-                f"labels: expected class numbers in [0, {classes}), got values from {low} to "
-                f"{high}; count classes from 0 and leave out rows that have no label"
-            )
-    # A narrow dtype may not hold the number of classes, with which labels are compared.
-    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
-
-
-def _check_simplex(p: jax.Array) -> None:
+def _check_simplex(p: jax.Array, name: str) -> None:
     low, high, least, most = read(_simplex_range, p)
     # A softmax in 16 bits rounds every element: three classes in bfloat16 sum to 1.002.
     tolerance = 1e-3 if p.dtype.itemsize >= 4 else 1e-2
     if not (low >= 0 and abs(least - 1) <= tolerance and abs(most - 1) <= tolerance):
         remedy = "pass jax.nn.softmax(logits) if these are logits"
         if 0 <= low <= high <= 1:
-            remedy += (
-                f", jnp.stack([{_TWO_COLUMNS['probabilities']}], axis=-1) if each is that of a yes"
-            )
+            remedy += f", jnp.stack([{_two_columns(name)}], axis=-1) if each is that of a yes"
         raise ValueError(
-            "probabilities: expected numbers in [0, 1] that sum to 1 over the last axis, got "
+            f"{name}: expected numbers in [0, 1] that sum to 1 over the last axis, got "
             f"values from {low:.6g} to {high:.6g} and sums from {least:.6g} to {most:.6g}; {remedy}"
         )
 

@@ -89,6 +89,40 @@ def area_under_risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> jax.A
     return risk_coverage(uncertainty, errors).risk.mean()
 
 
+def area_under_generalized_risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> jax.Array:
+    """Area under the error that is kept, as a share of all examples: the risk of silent failures.
+
+    ``1/N sum_{i <= k} errors_i`` over the coverage ``k / N``, with straight lines between the
+    points, of which the first is the origin; averaged over all orders of equally uncertain
+    examples. Smaller is better. Unlike `area_under_risk_coverage` it does not divide by the
+    coverage, so the few most certain examples do not decide it. If a share e of the answers is
+    wrong, it is ``e (1 - e) (1 - auroc(uncertainty, wrong)) + e^2 / 2``: from ``e^2 / 2`` for a
+    perfect order to ``e - e^2 / 2``, and ``e / 2`` if all examples are equally uncertain.
+
+    Args:
+        uncertainty: floating array of shape ``(N,)``, larger means refused earlier. A traced NaN
+            gives NaN.
+        errors: shape ``(N,)``: booleans, true if the prediction is wrong, or any real loss.
+
+    Returns:
+        Scalar in the unit of ``errors``; float32, or float64 if ``errors`` is.
+
+    Raises:
+        TypeError: as `risk_coverage`.
+        ValueError: as `risk_coverage`.
+
+    Example:
+        >>> wrong = jnp.array([True, False, False, False])
+        >>> float(area_under_generalized_risk_coverage(jnp.array([0.9, 0.1, 0.5, 0.2]), wrong))
+        0.03125
+
+    References:
+        Traub et al., "Overcoming common flaws in the evaluation of selective classification
+        systems", 2024.
+    """
+    return _area_under_generalized_risk(*_check(uncertainty, errors))
+
+
 def runs_of_equals(ranked: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Start and end of the run of equal numbers that each of the sorted numbers lies in."""
     count = ranked.size
@@ -142,3 +176,15 @@ def _risk_coverage(uncertainty: jax.Array, errors: jax.Array) -> RiskCoverage:
     total = jnp.where(number + 1 == end, sums, before * (1 - share) + sums[end - 1] * share)
     risk = jnp.where(jnp.isnan(ranked), jnp.nan, total / kept)
     return RiskCoverage(kept / errors.size, risk)
+
+
+@jax.jit
+def _area_under_generalized_risk(uncertainty: jax.Array, errors: jax.Array) -> jax.Array:
+    order = jnp.argsort(uncertainty)
+    ranked = uncertainty[order]
+    start, end = runs_of_equals(ranked)
+    # An error counts at every coverage from its example on. Among equals, the mean over all orders
+    # of where that begins is the middle of their run.
+    place = (start + end).astype(errors.dtype) / (2 * errors.size)
+    area = (errors[order] * (1 - place)).mean()
+    return jnp.where(jnp.isnan(ranked).any(), jnp.nan, area)

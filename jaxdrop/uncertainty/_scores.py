@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdrop.uncertainty import _checks
@@ -93,6 +94,52 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
     return _accuracy(*_checks.check_pair(probabilities, labels))
 
 
+def joint_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Mean log probability that the samples give to the labels of T inputs together.
+
+    ``log 1/S sum_s prod_t p_st[y_t]``, averaged over the groups of T inputs, if there are several.
+    Larger is better. The labels of one input tell a mixture nothing of its samples, but those of
+    many inputs do: a model whose samples differ in what they do not know gives them more than the
+    product of its averaged predictions. For T of 1 it is minus the `negative_log_likelihood` of the
+    average. It is a sum of T logarithms, so compare it only for equal T.
+
+    A probability below the smallest normal number of the dtype counts as that number, and its
+    gradient is 0. The sum over samples is taken from the logarithms, so T may be large.
+
+    Args:
+        probabilities: floating array of shape ``(S, B..., T, C)``, samples on axis 0.
+        labels: class numbers in [0, C), integers of shape ``(B..., T)``. A traced one that is
+            not a class gives NaN.
+
+    Returns:
+        Scalar in nats; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: ``probabilities`` is not floating, or ``labels`` are not integers.
+        ValueError: the shape is not ``(S, B..., T, C)``, the shapes do not fit, there is no
+            example, or known values are not probabilities or not classes.
+
+    Example:
+        >>> bent_either_way = jnp.array([[[0.9, 0.1]] * 3, [[0.1, 0.9]] * 3])  # three throws
+        >>> labels = jnp.array([1, 1, 1])
+        >>> round(float(joint_log_likelihood(bent_either_way, labels)), 4)
+        -1.0079
+        >>> fair = jnp.full((1, 3, 2), 0.5)
+        >>> round(float(joint_log_likelihood(fair, labels)), 4)
+        -2.0794
+
+    References:
+        Osband et al., "The neural testbed: evaluating joint predictions", 2022, section 2.
+    """
+    p = _checks.check_probabilities(probabilities, samples=True)
+    if p.ndim < 3:
+        raise ValueError(
+            f"probabilities: expected shape (S, B..., T, C), got {p.shape}; "
+            "put samples, inputs and classes on one axis each, with reshape"
+        )
+    return _joint_log_likelihood(p, _checks.check_labels(labels, "probabilities[0]", p.shape[1:]))
+
+
 def top_label(p: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Probability of the most probable class per row, and 1 if it is the true one, else 0."""
     confidence = p.max(-1)
@@ -115,11 +162,14 @@ def one_hot(labels: jax.Array, like: jax.Array) -> jax.Array:
 
 @jax.jit
 def _negative_log_likelihood(p: jax.Array, labels: jax.Array) -> jax.Array:
-    hit = jnp.where(one_hot(labels, p), p, 0).sum(-1)
-    loss = 0 - jnp.log(
-        jnp.maximum(hit, jnp.finfo(p.dtype).tiny)
-    )  # 0 - x, because -x would give -0.0
-    return jnp.where(_valid(p, labels), loss, jnp.nan).mean()
+    return (0 - _log_probability(p, labels)).mean()  # 0 - x, because -x would give -0.0
+
+
+@jax.jit
+def _joint_log_likelihood(p: jax.Array, labels: jax.Array) -> jax.Array:
+    joint = _log_probability(p, labels[None]).sum(-1)
+    log_sum = jax.scipy.special.logsumexp(joint, axis=0)
+    return (log_sum - np.log(p.shape[0]).item()).mean()
 
 
 @jax.jit
@@ -130,6 +180,13 @@ def _brier_score(p: jax.Array, labels: jax.Array) -> jax.Array:
 @jax.jit
 def _accuracy(p: jax.Array, labels: jax.Array) -> jax.Array:
     return top_label(p, labels)[1].mean()
+
+
+def _log_probability(p: jax.Array, labels: jax.Array) -> jax.Array:
+    """Logarithm of the probability of the true class per row; NaN if that is unknown."""
+    hit = jnp.where(one_hot(labels, p), p, 0).sum(-1)
+    log = jnp.log(jnp.maximum(hit, jnp.finfo(p.dtype).tiny))
+    return jnp.where(_valid(p, labels), log, jnp.nan)
 
 
 def _valid(p: jax.Array, labels: jax.Array) -> jax.Array:

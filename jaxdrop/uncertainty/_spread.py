@@ -120,6 +120,47 @@ def mean_std(probabilities: ArrayLike) -> jax.Array:
     return _mean_std(_checks.check_probabilities(probabilities, samples=True))
 
 
+def epistemic_by_class(probabilities: ArrayLike) -> jax.Array:
+    """How much each class adds to the epistemic uncertainty.
+
+    ``variance_c / (2 mean_c)`` of the probabilities of class c over the samples, 0 if all of them
+    are 0. The sum over the classes is the `mutual_information` up to the third order in the
+    deviations from the mean. The division makes rare and common classes comparable: a variance
+    alone is small for every rare class.
+
+    Args:
+        probabilities: floating array of shape ``(S, ..., C)``, samples on axis 0.
+
+    Returns:
+        Array of shape ``(..., C)`` in nats; float32, or float64 if ``probabilities`` is.
+
+    Raises:
+        TypeError: as `variation_ratio`.
+        ValueError: as `variation_ratio`.
+
+    Example:
+        >>> p = jnp.array([[0.25, 0.25, 0.5], [0.75, 0.25, 0.0]])
+        >>> epistemic_by_class(p).tolist()
+        [0.0625, 0.0, 0.125]
+
+    References:
+        Toure & Stephens, "Not just how much, but where: decomposing epistemic uncertainty into
+        per-class contributions", 2026.
+    """
+    return _epistemic_by_class(_checks.check_probabilities(probabilities, samples=True))
+
+
+@jax.jit
+def _epistemic_by_class(p: jax.Array) -> jax.Array:
+    mean = p.mean(0, keepdims=True)
+    # Below the smallest normal number, XLA may flush the mean to 0.
+    gone = abs(mean) < jnp.finfo(p.dtype).tiny
+    deviation = jnp.where(gone, 0, p - mean)
+    # Divided before it is squared: the square of a small number may vanish.
+    shares = (deviation * (deviation / jnp.where(gone, 1, mean))).mean(0) / 2
+    return jnp.where(jnp.isnan(p).any((0, -1))[..., None], jnp.nan, shares)
+
+
 @jax.jit
 def _mean_std(p: jax.Array) -> jax.Array:
     variance = jnp.square(p - p.mean(0, keepdims=True)).mean(0)

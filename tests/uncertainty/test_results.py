@@ -35,6 +35,7 @@ RESULTS = {
     "risk_coverage": lambda: uncertainty.risk_coverage(P[0, :, 0], P[1, :, 0]),
     "quantile_curve": lambda: uncertainty.quantile_curve(P[0], 0.1, P[1]),
     "variance_split": lambda: uncertainty.variance_split(P, 0.1),
+    "scoring_rule_split": lambda: uncertainty.scoring_rule_split(P),
     "batch_bald": lambda: uncertainty.batch_bald(P, 3),
 }
 each = pytest.mark.parametrize("name", RESULTS)

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special
 
-from jaxdrop.uncertainty import batch_bald, mean_std, mutual_information
+from jaxdrop.uncertainty import batch_bald, epig, mean_std, mutual_information, predictive_entropy
 
 
 def simplex(*shape, scale=2.0, seed=0):
@@ -153,3 +153,123 @@ def test_bad_batches_are_refused(p, batch_size, error, match):
     with pytest.raises(error, match=match):
         batch_bald(p, batch_size)
     batch_bald(THIRD, np.int64(2))
+
+
+# --- predictive information
+
+
+def pairwise_information(p, q):
+    """Mean over the targets of the mutual information of two labels, pair by pair."""
+    p, q = p.astype(np.float64), q.astype(np.float64)
+    scores = np.zeros(p.shape[1])
+    for n, m in itertools.product(range(p.shape[1]), range(q.shape[1])):
+        joint = np.einsum("sc,sd->cd", p[:, n], q[:, m]) / len(p)
+        apart = np.outer(p[:, n].mean(0), q[:, m].mean(0))
+        scores[n] += special.rel_entr(joint, apart).sum() / q.shape[1]
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("pool", "targets"),
+    [
+        ((6, 5, 3), (6, 4, 3)),
+        ((20, 3, 2), (20, 7, 5)),
+        ((1, 4, 3), (1, 2, 3)),
+        ((4, 0, 3), (4, 1, 3)),
+    ],
+)
+def test_epig_is_that_of_a_loop_over_all_pairs(pool, targets):
+    p, q = simplex(*pool), simplex(*targets, seed=1)
+    got = epig(p, q)
+    assert got.shape == pool[1:2]
+    close(got, pairwise_information(p, q))
+
+
+@pytest.mark.parametrize(("scale", "rtol"), [(1.0, 3e-6), (1e-1, 2e-4), (1e-2, 2e-2)])
+def test_epig_keeps_what_a_difference_of_entropies_rounds_away(scale, rtol):
+    p, q = simplex(50, 300, 4, scale=scale, seed=2), simplex(50, 1, 4, scale=scale, seed=3)
+    close(epig(p, q), pairwise_information(p, q), rtol=rtol, atol=0)
+    assert (np.asarray(epig(p, q)) >= 0).all()
+
+
+def test_epig_of_pairs_in_several_chunks():
+    """As many classes and targets as do not fit at once, the rest of a chunk included."""
+    p, q = simplex(3, 2, 300), simplex(3, 14, 300, seed=1)
+    each = np.stack([epig(p, q[:, m : m + 1]) for m in range(14)])
+    close(epig(p, q), each.mean(0))
+    close(epig(p, q)[1:], pairwise_information(p[:, 1:], q))
+
+
+def test_epig_is_at_most_what_the_label_tells_about_the_weights():
+    p, q = simplex(30, 40, 3), simplex(30, 20, 4, seed=1)
+    got = np.asarray(epig(p, q))
+    assert (got <= mutual_information(p) + 1e-6).all()
+    assert (got <= predictive_entropy(q).mean() + 1e-6).all()
+
+
+def test_epig_of_closed_forms():
+    sure = np.eye(3, dtype=np.float32)[:, None]  # each sample is sure of a class of its own
+    agreed = np.full((3, 1, 3), 1 / 3, np.float32)
+    close(epig(sure, sure), [np.log(3)])
+    close(epig(sure, np.concatenate([sure, agreed], axis=1)), [np.log(3) / 2])
+    for pair in ((sure, agreed), (agreed, sure), (agreed, agreed), (sure[:1], sure[:1])):
+        close(epig(*pair), [0], atol=1e-7)
+    # What one half of the samples says, and what the other: two bits, which are independent.
+    first = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)[:, None]
+    second = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)[:, None]
+    close(epig(first, second), [0])
+    close(epig(first, first[:, :, ::-1]), [np.log(2)])
+
+
+def test_epig_prefers_what_matters_for_the_targets():
+    targets = simplex(40, 10, 3)
+    far = 4 * np.random.default_rng(5).normal(size=(40, 1, 3))  # uncertain, and unlike them
+    pool = np.concatenate([special.softmax(far, -1).astype(np.float32), targets[:, :1]], axis=1)
+    assert int(mutual_information(pool).argmax()) == 0
+    assert int(epig(pool, targets).argmax()) == 1
+
+
+def test_gradient_of_epig():
+    with jax.enable_x64(True):
+        p, q = (simplex(5, 3, 4, seed=i).astype(np.float64) for i in (0, 1))
+        check_grads(epig, (p, q), order=1, modes=("fwd", "rev"), rtol=1e-4)
+    sure = np.eye(3, dtype=np.float32)[:, None]
+    assert np.isfinite(jax.grad(lambda p: epig(p, sure).sum())(sure)).all()
+
+
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
+def test_nan_in_a_candidate_is_its_own_and_nan_in_a_target_is_everyones():
+    p, q = jnp.asarray(simplex(5, 4, 3)), jnp.asarray(simplex(5, 2, 3, seed=1))
+    got = jax.jit(epig)(p.at[1, 2, 0].set(jnp.nan), q)
+    np.testing.assert_array_equal(np.isnan(got), [False, False, True, False])
+    assert np.isnan(jax.jit(epig)(p, q.at[1, 1, 0].set(jnp.nan))).all()
+
+
+@pytest.mark.usefixtures("jitted")
+def test_memory_of_epig_does_not_grow_with_candidates_and_targets():
+    def temporary(candidates, targets, classes):
+        shapes = [(20, number, classes) for number in (candidates, targets)]
+        given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        return jax.jit(epig).lower(*given).compile().memory_analysis().temp_size_in_bytes
+
+    # All pairs at once would take 400 MB for ten classes and 16 GB for a thousand.
+    assert temporary(1000, 1000, 10) < 2**26
+    assert temporary(100, 40, 1000) < 2**26
+
+
+BAD_PAIRS = [
+    (THIRD[0], THIRD, ValueError, r"pool_probabilities: expected shape \(S, N, C\), got \(5, 3\)"),
+    (THIRD, THIRD[None], ValueError, r"target_probabilities: .*, got \(1, 4, 5, 3\); put samples"),
+    (THIRD, THIRD[:2], ValueError, "the same samples on axis 0, got 4 and 2; predict both with"),
+    (THIRD, THIRD[:, :0], ValueError, r"at least one target, got shape \(4, 0, 3\); give inputs"),
+    (THIRD, 2 * THIRD, ValueError, "^target_probabilities: .* sum to 1 .*jax.nn.softmax"),
+    (2 * THIRD, THIRD, ValueError, "^pool_probabilities: .* sum to 1 .*jax.nn.softmax"),
+    (THIRD > 0, THIRD, TypeError, "^pool_probabilities: expected a floating array, got dtype bool"),
+    (THIRD, THIRD[..., :1], ValueError, r"^target_prob.* two classes.*concatenate\(\[1 - p, p\]"),
+]
+
+
+@pytest.mark.parametrize(("pool", "targets", "error", "match"), BAD_PAIRS)
+def test_bad_pairs_are_refused(pool, targets, error, match):
+    with pytest.raises(error, match=match):
+        epig(pool, targets)

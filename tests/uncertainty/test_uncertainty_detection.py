@@ -1,4 +1,4 @@
-"""AUROC, temperature and refusal against scikit-learn, SciPy, loops and closed forms."""
+"""AUROC, false alarms, temperature, refusal against scikit-learn, SciPy, loops, closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,11 @@ from scipy import optimize, special, stats
 from sklearn import metrics
 
 from jaxdrop.uncertainty import (
+    area_under_generalized_risk_coverage,
     area_under_risk_coverage,
     auroc,
     expected_calibration_error,
+    false_positive_rate,
     negative_log_likelihood,
     risk_coverage,
     temperature_scaling,
@@ -89,10 +91,95 @@ BAD_SCORES = [
 ]
 
 
+@pytest.mark.parametrize("fn", [auroc, false_positive_rate])
 @pytest.mark.parametrize(("scores", "labels", "error", "match"), BAD_SCORES)
-def test_bad_scores_and_labels_are_refused(scores, labels, error, match):
+def test_bad_scores_and_labels_are_refused(scores, labels, error, match, fn):
     with pytest.raises(error, match=match):
-        auroc(scores, np.asarray(labels))
+        fn(scores, np.asarray(labels))
+
+
+# --- false alarms
+
+
+@pytest.mark.parametrize("recall", [0.01, 0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("num_values", [2, 5, 10**6])  # nearly all tied, many, none
+@pytest.mark.parametrize("size", [2, 60, 1001])
+def test_false_positive_rate_is_that_of_sklearns_curve(size, num_values, recall):
+    rng = np.random.default_rng(size)
+    scores = rng.integers(0, num_values, size).astype(np.float32) - 2
+    labels = (np.arange(size) % 3 == 0).astype(int)
+    got = false_positive_rate(scores, labels, at_recall=recall)
+    false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    close(got, false[np.argmax(true >= recall)])
+    threshold = max(s for s in scores if (scores[labels == 1] >= s).mean() >= recall)
+    close(got, (scores[labels == 0] >= threshold).mean())
+    close(false_positive_rate(scores, labels == 1, at_recall=recall), got)
+
+
+@pytest.mark.parametrize("num_positive", [20, 40, 100, 10**6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_recall_that_is_reached_exactly_is_reached(num_positive, dtype):
+    """However 0.95 and 19 / 20 are rounded; one false alarm lies just below."""
+    with jax.enable_x64(dtype is np.float64):
+        missed = num_positive // 20
+        scores = np.repeat([0, 1, 2], [missed + 1, 1, num_positive - missed]).astype(dtype)
+        labels = np.repeat([1, 0, 1], [missed, 2, num_positive - missed])
+        assert float(false_positive_rate(scores, labels)) == 0
+        assert float(false_positive_rate(scores, labels, at_recall=0.9501)) == 1
+
+
+def test_false_positive_rate_of_ties_and_of_perfect_orders():
+    labels = np.array([0, 1, 0, 1])
+    assert float(false_positive_rate(np.zeros(4), labels)) == 1
+    assert float(false_positive_rate(np.array([0, 1, 0, 1]), labels)) == 0
+    assert float(false_positive_rate(np.array([1.0, 0, 1, 0]), labels)) == 1
+    assert float(false_positive_rate(np.array([-np.inf, np.inf, 0, 1]), labels)) == 0
+    mixed = np.array([0, 1, 2, 3])
+    assert float(false_positive_rate(mixed, labels)) == 0.5
+    assert float(false_positive_rate(mixed, labels, at_recall=0.5)) == 0
+    assert float(false_positive_rate(np.array([-0.0, 0.0, 1, 2]), labels)) == 1
+
+
+def test_false_positive_rate_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(0, 1, 20_000), rng.normal(1, 1, 10_000)
+    labels = np.repeat([False, True], [20_000, 10_000])
+    got = false_positive_rate(np.concatenate([inside, outside]), labels)
+    close(got, stats.norm.sf(1 + stats.norm.ppf(0.05)), atol=0.02, rtol=0)
+
+
+@pytest.mark.usefixtures("nan_on_purpose", "jitted")
+def test_what_a_traced_rate_cannot_be_told_of_gives_nan():
+    scores = np.array([0.1, 0.2, 0.3])
+    rate = jax.jit(false_positive_rate)
+    for labels in ([0, 0, 0], [1, 1, 1], [0, 1, 2], [-1, 1, 0]):
+        assert np.isnan(rate(scores, np.array(labels)))
+    for recall in (0.0, -1.0, 1.5, np.nan):
+        assert np.isnan(rate(scores, np.array([0, 1, 1]), at_recall=recall))
+    assert rate(scores, np.array([0, 1, 1]), at_recall=1.0) == 0
+
+
+def test_many_recalls_at_once():
+    scores, labels = np.arange(6.0), np.array([0, 1, 0, 1, 0, 1])
+    recalls = jnp.array([0.3, 0.6, 1.0])
+    got = jax.vmap(lambda r: false_positive_rate(scores, labels, at_recall=r))(recalls)
+    close(got, [0, 1 / 3, 2 / 3])
+
+
+BAD_RECALLS = [
+    (0, ValueError, r"at_recall: expected a number in \(0, 1\], got 0; write for example at_rec"),
+    (95, ValueError, r"at_recall: expected a number in \(0, 1\], got 95; write"),
+    (np.nan, ValueError, "at_recall: expected numbers, got values from nan"),
+    ([0.9, 0.95], ValueError, r"at_recall: expected one number, got shape \(2,\); .*jax.vmap"),
+    ("95 %", TypeError, "at_recall: expected an array of numbers, got str; convert"),
+    (True, TypeError, "at_recall: expected real numbers, got dtype bool; cast"),
+]
+
+
+@pytest.mark.parametrize(("recall", "error", "match"), BAD_RECALLS)
+def test_bad_recalls_are_refused(recall, error, match):
+    with pytest.raises(error, match=match):
+        false_positive_rate(np.arange(2.0), np.array([0, 1]), at_recall=recall)
 
 
 # --- refusal
@@ -116,6 +203,32 @@ def test_area_under_risk_coverage_at_its_ends():
     close(best, 0.1 + 0.9 * np.log(0.9), atol=1e-3)  # in the limit of many examples
     close(chance, 0.1, atol=0.03)
     close(worst, 0.1 * (1 - np.log(0.1)), atol=3e-3)
+
+
+@pytest.mark.parametrize("num_values", [1, 3, 10**6])  # all tied, many, none
+@pytest.mark.parametrize("size", [1, 30, 1001])
+def test_generalized_risk_is_that_of_a_loop_and_of_the_auroc(size, num_values):
+    rng = np.random.default_rng(0)
+    uncertainty = rng.integers(0, num_values, size).astype(np.float32)
+    for errors in (rng.random(size) < 0.4, rng.normal(size=size)):
+        mean = [errors[uncertainty == u].mean() for u in np.sort(uncertainty)]
+        curve = np.append(0, np.cumsum(mean)) / size
+        got = area_under_generalized_risk_coverage(uncertainty, errors)
+        close(got, np.trapezoid(curve, dx=1 / size))
+    wrong = np.arange(size) % 3 == 0
+    share = wrong.mean()
+    area = metrics.roc_auc_score(wrong, uncertainty) if size > 1 else 0.5
+    expected = share * (1 - share) * (1 - area) + share**2 / 2
+    close(area_under_generalized_risk_coverage(uncertainty, wrong), expected)
+
+
+def test_generalized_risk_at_its_ends():
+    wrong, order = np.arange(1000) >= 900, np.linspace(0, 1, 1000)
+    close(area_under_generalized_risk_coverage(order, wrong), 0.005)
+    close(area_under_generalized_risk_coverage(-order, wrong), 0.1 - 0.005)
+    close(area_under_generalized_risk_coverage(0 * order, wrong), 0.05)
+    infinite = np.array([0, np.inf, 0], np.float32)
+    assert area_under_generalized_risk_coverage(np.arange(3.0), infinite) == np.inf
 
 
 # --- temperature

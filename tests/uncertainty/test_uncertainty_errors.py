@@ -10,6 +10,7 @@ from jaxdrop.uncertainty import (
     brier_score,
     classwise_calibration_error,
     entropy,
+    epistemic_by_class,
     expected_calibration_error,
     expected_entropy,
     mutual_information,
@@ -17,14 +18,24 @@ from jaxdrop.uncertainty import (
     predictive_entropy,
     reliability_curve,
     risk_coverage,
+    scoring_rule_split,
+    smooth_calibration_error,
     variation_ratio,
 )
 
-OF_SAMPLES = (predictive_entropy, expected_entropy, mutual_information, variation_ratio)
+OF_SAMPLES = (
+    predictive_entropy,
+    expected_entropy,
+    mutual_information,
+    variation_ratio,
+    epistemic_by_class,
+    scoring_rule_split,
+)
 OF_LABELS = (
     negative_log_likelihood,
     brier_score,
     accuracy,
+    smooth_calibration_error,
     expected_calibration_error,
     classwise_calibration_error,
     reliability_curve,

@@ -42,6 +42,10 @@ def _batch(probabilities):
     return uncertainty.batch_bald(probabilities, 3)
 
 
+def _split(rule):
+    return lambda probabilities: uncertainty.scoring_rule_split(probabilities, rule)
+
+
 # Arguments have a leading axis of 6, which vmap takes away.
 CASES = {
     "variance_split": (uncertainty.variance_split, _MEANS, _VARIANCES),
@@ -67,8 +71,30 @@ CASES = {
     "temperature_scaling": (uncertainty.temperature_scaling, _normal(6, 30, 4), _LABELS),
     "mean_std": (uncertainty.mean_std, _simplex(6, 7, 4)),
     "batch_bald": (_batch, _simplex(6, 7, 9, 4)),
+    "epig": (uncertainty.epig, _simplex(6, 7, 9, 4), _simplex(6, 7, 5, 3)),
+    "epistemic_by_class": (uncertainty.epistemic_by_class, _simplex(6, 7, 4)),
+    "scoring_rule_split, log": (_split("log"), _simplex(6, 7, 4)),
+    "scoring_rule_split, brier": (_split("brier"), _simplex(6, 7, 4)),
+    "scoring_rule_split, zero_one": (_split("zero_one"), _simplex(6, 7, 4)),
+    "joint_log_likelihood": (uncertainty.joint_log_likelihood, _simplex(6, 7, 30, 4), _LABELS),
+    "false_positive_rate": (uncertainty.false_positive_rate, _MEAN, _WRONG),
+    "area_under_generalized_risk_coverage": (
+        uncertainty.area_under_generalized_risk_coverage,
+        *(_MEAN, _VARIANCE),
+    ),
+    "smooth_calibration_error": (
+        uncertainty.smooth_calibration_error,
+        *(_simplex(6, 30, 4), _LABELS),
+    ),
 }
-PER_EXAMPLE = ("variance_split", "mean_std", "batch_bald")
+PER_EXAMPLE = (
+    "variance_split",
+    "mean_std",
+    "batch_bald",
+    "epig",
+    "epistemic_by_class",
+    "scoring_rule_split",
+)
 each = pytest.mark.parametrize("name", CASES)
 
 
@@ -128,10 +154,10 @@ def test_jit_and_vmap_change_nothing(name):
     _close(jax.vmap(fn)(*every), stacked)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in PER_EXAMPLE])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(PER_EXAMPLE)])
 def test_order_of_examples_does_not_matter(name):
     fn, given = _case(name)
-    turned = [x[:, ::-1] if x.shape == (7, 30) else x[::-1] for x in given]
+    turned = [x[:, ::-1] if x.shape[:2] == (7, 30) else x[::-1] for x in given]
     _close(fn(*turned), fn(*given))
 
 

@@ -40,7 +40,11 @@ CURVES = {
     "expected_calibration_error": "pl",
     "classwise_calibration_error": "pl",
     "area_under_risk_coverage": "xx",
+    "area_under_generalized_risk_coverage": "xx",
     "auroc": "xb",
+    "false_positive_rate": "xb",
+    "joint_log_likelihood": "Pl",
+    "smooth_calibration_error": "pl",
     "gaussian_negative_log_likelihood": "xvx",
     "gaussian_crps": "xvx",
     "sample_crps": "Xx",
@@ -58,6 +62,8 @@ PER_ROW = {
     "mutual_information": "P",
     "variation_ratio": "P",
     "mean_std": "P",
+    "epistemic_by_class": "P",
+    "scoring_rule_split": "P",
     "variance_split": "XV",
     "mc.moments": "X",
     "mc.quantiles": "X",
@@ -129,7 +135,7 @@ def turned(name, given, order):
 
 def test_every_function_of_rows_has_a_case():
     functions = {name for name in uncertainty.__all__ if name[0].islower()}
-    assert functions == (CURVES.keys() | PER_ROW.keys()) - SUMMARIES.keys() | {"batch_bald"}
+    assert functions == (CURVES.keys() | PER_ROW.keys()) - SUMMARIES.keys() | {"batch_bald", "epig"}
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -164,6 +170,9 @@ def test_risk_is_its_mean_over_all_orders_of_equals(seed):
     curve = uncertainty.risk_coverage(uncertain, errors)
     _close(curve.risk, np.mean(risks, 0))
     _close(uncertainty.area_under_risk_coverage(uncertain, errors), np.mean(risks))
+    kept = np.mean(risks, 0) * np.arange(1, 7) / 6
+    area = np.trapezoid(np.append(0, kept), dx=1 / 6)
+    _close(uncertainty.area_under_generalized_risk_coverage(uncertain, errors), area)
 
 
 def test_uncertainties_that_are_all_equal_tell_nothing():
@@ -171,6 +180,8 @@ def test_uncertainties_that_are_all_equal_tell_nothing():
     for order in (errors, errors[::-1]):
         for same in (0.0, jnp.inf, -jnp.inf):
             assert uncertainty.area_under_risk_coverage(jnp.full(4, same), order) == 0.5
+            all_same = uncertainty.area_under_generalized_risk_coverage(jnp.full(4, same), order)
+            assert all_same == 0.25
     zeros = jnp.array([-0.0, 0.0, -0.0, 0.0])
     assert uncertainty.area_under_risk_coverage(zeros, errors) == 0.5
 
