@@ -23,6 +23,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests.support import selection
+
 # A user may switch on any of these, so none of them may find fault with the library.
 if not jax.config.jax_enable_x64:  # then the tests' data are float64, beside float32 parameters
     jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -39,6 +41,16 @@ hypothesis.settings.register_profile(
     "thorough", max_examples=336, database=None, deadline=None, print_blob=True
 )
 hypothesis.settings.load_profile("fast")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--every-row", action="store_true", help="leave no row to the slow run")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("every_row"):
+        selection.mark(items)
 
 
 @pytest.fixture(autouse=True, scope="module")

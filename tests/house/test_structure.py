@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxdrop
+from tests.support import cases, selection
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PACKAGE = pathlib.Path(jaxdrop.__file__).parent
@@ -216,3 +217,14 @@ def test_changelog_is_that_of_the_version():
 def test_files_stay_small():
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in _PACKAGE.rglob("*.py")}
     assert not {str(path): count for path, count in lines.items() if count > 400}
+
+
+def test_what_the_selection_of_tests_names_is_there():
+    """A renamed test or file would silently run at another time."""
+    paths = list((_ROOT / "tests").rglob("test_*.py"))
+    written = {name for path in paths for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert written >= selection.SLOW | selection.COMBINATIONS | selection.EVERY_FUNCTION
+    assert {path.stem for path in paths} >= selection.ONE_ROW
+    tables = {case.name for case in (*cases.CASES, *cases.NOISE_CASES, *cases.CALLS)}
+    families = {name for names in selection.FAMILIES.values() for name in names}
+    assert families - tables == set(selection.FAMILIES["models"])

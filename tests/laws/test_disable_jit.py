@@ -10,11 +10,11 @@ import jaxdrop
 from jaxdrop import masks, mc
 from tests.mc.test_mc_same_program import Stack
 from tests.support import models
-from tests.support.cases import assert_same_bits, data, each_function, key
+from tests.support.cases import assert_same_bits, data, each_case, key
 from tests.support.models import each_framework
 
 
-@each_function
+@each_case
 def test_variants_are_the_same_bits(case):
     x = data(case.shape)
     expected = case.fn(key(), x, 0.3, **case.kwargs)

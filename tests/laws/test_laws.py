@@ -20,7 +20,6 @@ from tests.support.cases import (
     decisions,
     derivatives,
     each_case,
-    each_function,
     kept_entries,
     key,
 )
@@ -41,7 +40,7 @@ def test_decisions_are_those_of_the_reference(case):
     check_decisions(case, jnp.float32)
 
 
-@each_function
+@each_case
 def test_decisions_in_bfloat16_are_those_of_the_reference(case):
     check_decisions(case, jnp.bfloat16)
 
@@ -54,14 +53,14 @@ def check_decisions(case, dtype):
     np.testing.assert_array_equal(decisions(case, y, RATE), expected)
 
 
-@each_function
+@each_case
 def test_eager_and_jitted_give_the_same_bits(case):
     x = data(case.shape)
     y, _, _ = derivatives(case)(key(), x, x)
     assert_same_bits(y, case.call(key(), x, RATE))
 
 
-@each_function
+@each_case
 def test_vmap_is_the_loop(case):
     """Over keys, examples and rates at once: nothing leaks from one to the next."""
     rates = np.float32([0, 0.1, RATE])
@@ -121,7 +120,7 @@ def test_words_are_pinned(shape, rate, words):
 # Law 2: exact mean.
 
 
-@each_function
+@each_case
 def test_realised_rate_of_groups(case):
     """2**18 groups, under as many keys as that takes: a bias of 0.003 is found."""
     x = data(case.shape)
@@ -219,7 +218,7 @@ def test_rate_0_is_x_and_rate_1_is_zeros_with_their_gradients(case):
     check_ends(case, lambda run: run)
 
 
-@each_function
+@each_case
 def test_traced_rate_0_is_x_and_rate_1_is_zeros_with_their_gradients(case):
     check_ends(case, jax.jit)
 
@@ -276,7 +275,7 @@ def test_gradient_of_a_traced_rate_is_finite(rate):
 # Law 4: dropped means gone.
 
 
-@each_function
+@each_case
 def test_dropped_poison_is_gone_and_so_is_its_gradient(case):
     x = jnp.asarray(np.resize(np.float32([math.inf, -math.inf, math.nan, 1]), case.shape))
     keep = case.keep(jax.random.key_data(key()), RATE, case.mask_shape)

@@ -14,12 +14,11 @@ from tests.support.cases import (
     data,
     derivatives,
     each_case,
-    each_function,
     key,
 )
 
 
-@each_function
+@each_case
 def test_reverse_and_forward_mode_are_the_forward_mask(case):
     x, weight = data(case.shape), data(case.shape[::-1]).T
 
@@ -34,7 +33,7 @@ def test_reverse_and_forward_mode_are_the_forward_mask(case):
     assert 0 < np.count_nonzero(gradient) < x.size
 
 
-@each_function
+@each_case
 def test_forward_over_reverse_and_hessian(case):
     """The loss is sum(y**4) / 12, its Hessian diagonal: y**2 times the slope squared."""
 
@@ -114,7 +113,7 @@ def test_one_bit_an_entry_is_kept(case):
         assert kept_bytes(function, x) <= limit, name
 
 
-@each_function
+@each_case
 def test_no_more_is_really_kept(case):
     x = data(case.shape)
     kept = really_kept_bytes(lambda x: case.call(key(), x, RATE), x)

@@ -18,7 +18,6 @@ from tests.support.cases import (
     data,
     decisions,
     each_case,
-    each_function,
     key,
 )
 
@@ -28,7 +27,7 @@ RATE = 0.3
 # Law 6: rate and deterministic may be traced.
 
 
-@each_function
+@each_case
 def test_one_trace_serves_all_rates_and_flags(case):
     traces = []
 
@@ -44,7 +43,7 @@ def test_one_trace_serves_all_rates_and_flags(case):
     assert len(traces) == 1
 
 
-@each_function
+@each_case
 def test_each_entry_of_an_array_of_rates_is_decided_by_its_own(case):
     """Two rates, alternating: each entry is kept exactly where a mask of its rate keeps it."""
     x = data(case.shape)

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdrop import functional, masks
-from tests.support.cases import OTHER_KEYS, assert_same_bits, data, each_function, key
+from tests.support.cases import OTHER_KEYS, assert_same_bits, data, each_case, key
 
 RATE = 0.3
 COLLECTIVE = re.compile(
@@ -74,7 +74,7 @@ def test_the_measure_sees_a_collective():
     assert COLLECTIVE.search(text)
 
 
-@each_function
+@each_case
 @each_placement
 def test_values_and_gradients_are_those_of_one_device(case, split, axis_type):
     def value_and_gradient(key, x):
@@ -90,7 +90,7 @@ def test_values_and_gradients_are_those_of_one_device(case, split, axis_type):
         assert_same_bits(result, expected)
 
 
-@each_function
+@each_case
 def test_eager_calls_with_arrays_of_rates_follow_x(case):
     """On an Explicit mesh, where JAX refuses what it cannot infer, with rates from outside it."""
     x = data(case.shape)

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from jaxdrop import zoneout
-from tests.support.cases import FALSE_ALARM, NOISE_CASES, data, each_function, key
+from tests.support.cases import FALSE_ALARM, NOISE_CASES, data, each_case, key
 
 RATE = 0.1  # that of `test_laws.test_realised_rate_of_groups`, whose programs are the same
 ERRORS = stats.norm.isf(FALSE_ALARM / 2)
@@ -36,7 +36,7 @@ def under_many_keys(case, x, level, groups, draws=2**18):
 
 
 @each_dtype
-@each_function
+@each_case
 def test_mean_over_keys(case, dtype):
     """It is x; for alpha dropout, what its affine map makes of x; for zoneout, its expectation."""
     x = data(case.shape, dtype)

@@ -65,15 +65,6 @@ CALLS = tuple(
     if call.independent
 )
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-SOME = [call for call in CALLS if call.name in ("dropout", "gaussian", "token_dropout")]
-# For transforms that compile programs of their own: three of the calls, the others with `slow`.
-some_calls = pytest.mark.parametrize(
-    "call",
-    [
-        pytest.param(call, id=call.name, marks=() if call in SOME else pytest.mark.slow)
-        for call in CALLS
-    ],
-)
 
 
 def assert_equal(call, found, expected, name=""):
@@ -128,7 +119,7 @@ def transformed_values(f, keys, x):
     return {name: run(f, keys, x) for name, run in VALUES.items()}
 
 
-@some_calls
+@each_call
 def test_values_are_those_of_the_plain_call(call):
     """All transforms in one program, which is compiled once."""
     expected = call.loop()
@@ -150,7 +141,7 @@ def _summed_by_scan(loss):
     return lambda x, k: lax.scan(lambda total, k: (total + loss(x, k), None), 0.0, k[None])[0]
 
 
-@some_calls
+@each_call
 def test_gradients_are_those_of_the_plain_call(call):
     weight = data(jax.eval_shape(call.f, key(), call.x).shape)
 
@@ -182,7 +173,7 @@ def test_gradients_are_those_of_the_plain_call(call):
 # Programs that are taken apart, sent away or watched.
 
 
-@some_calls
+@each_call
 def test_export_and_ahead_of_time_programs(call):
     expected = call.f(key(), call.x)
     lowered = jax.jit(call.f).lower(key(), jax.ShapeDtypeStruct(call.x.shape, call.x.dtype))
@@ -209,7 +200,7 @@ def test_shapes_and_programs_are_had_without_running(call):
         jax.jit(jax.grad(lambda x, k: call.f(k, x).sum())).trace(call.x, key())
 
 
-@some_calls
+@each_call
 def test_donation_x64_and_debug_nans(call):
     expected = np.asarray(call.f(key(), call.x))
     donated = jax.jit(call.f, donate_argnums=1)
@@ -237,7 +228,7 @@ def test_keys_of_every_kind(call):
 
 
 @pytest.mark.skipif(not hasattr(jax, "pmap"), reason="this JAX has no pmap")
-@some_calls
+@each_call
 def test_pmap(call):
     found = jax.pmap(call.f, in_axes=(0, None))(call.keys(), call.x)
     assert_equal(call, found, call.loop())

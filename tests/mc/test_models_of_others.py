@@ -4,6 +4,7 @@ Each has its dropout in another way, and is evaluated without it. Packages of ot
 they are installed.
 """
 
+import functools
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -662,6 +663,12 @@ def test_a_model_of_jraphx(name):
 each_model = pytest.mark.parametrize("name", MODELS)
 
 
+@functools.cache
+def model(name):
+    """Initialized once for all that is checked of it."""
+    return MODELS[name]()
+
+
 def outputs(fn, other, seed):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(fn(key(seed), *other.arguments))]
 
@@ -722,12 +729,12 @@ def check_everything(other):
 @each_model
 @pytest.mark.parametrize("check", [check_audit, check_nothing_chosen, check_each_site, check_rate])
 def test_model_of_others(name, check):
-    check(MODELS[name]())
+    check(model(name))
 
 
 @each_model
 def test_predictions_vary(name):
-    other = MODELS[name]()
+    other = model(name)
     summary = mc.samples()
     draws = mc.predict(other.adapt(), key(), *other.arguments, num_samples=4, summary=summary)
     for a in range(4):

@@ -64,7 +64,7 @@ def main():
         ["git", "diff", "--name-only", "jaxdrop"], check=True, capture_output=True, text=True
     ).stdout.split()
     files = tests_for(changed[0]) if changed else []
-    return pytest.main(["-x", "-q", "--numprocesses=0", *files]) if files else 0
+    return pytest.main(["-x", "-q", "--numprocesses=0", "--every-row", *files]) if files else 0
 
 
 if __name__ == "__main__":

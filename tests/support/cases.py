@@ -279,16 +279,6 @@ each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 each_noise = pytest.mark.parametrize("case", NOISE_CASES, ids=lambda case: case.name)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
-# For laws that compile much: the first row of each function runs always, the others with `slow`.
-_FIRST = first_of_each(CASES)
-each_function = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=() if case in _FIRST else pytest.mark.slow)
-        for case in CASES
-    ],
-)
-
 
 def key(seed=0):
     """A fresh key; used twice, the same seed is no reuse to the checker."""
