@@ -145,21 +145,24 @@ def slopes(planes: list[Any]) -> list[Any]:
 
 def ranks(slope: list[Any], offset: list[Any], number: Any) -> list[Any]:
     """Planes of the ranks of pass ``number``: as many as there are of ``offset``."""
-    products = jnp.asarray(_products(len(slope)))[number]  # of the pass with each power of x
+    products = _products(jnp.asarray(number, jnp.uint32), len(slope))
     planes = []
     for place, plane in enumerate(offset):
-        chosen = np.uint32(0) - (products >> np.uint32(place) & np.uint32(1))
-        for power, a in enumerate(slope):
-            plane = plane ^ a & chosen[power]
+        for product, a in zip(products, slope):
+            plane = plane ^ a & _spread(product, place)
         planes.append(plane)
     return planes
 
 
-@functools.cache
-def _products(bits: int) -> np.ndarray[Any, Any]:
-    """The product of each number of GF(2**bits) with each power of x, uint32 (2**bits, bits)."""
-    powers = [np.arange(2**bits, dtype=np.uint32)]
+def _products(number: jax.Array, bits: int) -> list[jax.Array]:
+    """The products of a number of GF(2**bits) with x**0, x**1, ..., as many as bits."""
+    products, polynomial = [number], np.uint32(_POLYNOMIALS[bits - 1])
     for _ in range(bits - 1):
-        doubled = powers[-1] << 1
-        powers.append(np.where(doubled >> bits, doubled ^ _POLYNOMIALS[bits - 1], doubled))
-    return np.stack(powers, axis=1).astype(np.uint32)
+        last = products[-1]
+        products.append(last << np.uint32(1) ^ _spread(last, bits - 1) & polynomial)
+    return products
+
+
+def _spread(number: jax.Array, place: int) -> jax.Array:
+    """A word of ones if the number has a 1 at that place, else of zeros."""
+    return np.uint32(0) - (number >> np.uint32(place) & np.uint32(1))

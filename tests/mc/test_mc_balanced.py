@@ -60,7 +60,7 @@ FUNCTIONS = {
     "jitted": jax.jit(dropout),
     "split": lambda key, x: jax.vmap(dropout, (0, None))(jax.random.split(key, 3), x),
     "scan": lambda key, x: jax.lax.scan(
-        lambda c, k: (c, dropout(k, x)), 0, jax.random.split(key, 3)
+        lambda carry, k: (carry, dropout(k, x)), 0, jax.random.split(key, 3)
     )[1],
     "checkpoint": lambda key, x: jax.checkpoint(dropout)(key, x),
     "linen": mc.from_linen(nn.Dropout(RATE), {}),
@@ -74,9 +74,11 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_decision_drops_in_its_share_of_each_block(name):
     fn = FUNCTIONS[name]
-    y = draw(fn, X)
-    assert_balanced(y, 16)
-    assert_same_bits(draw(fn, X, chunk_size=3), y)
+    # The checker takes keys that vmap moves on their way into a scan for used ones.
+    with jax.debug_key_reuse("scan" not in name):
+        y = draw(fn, X)
+        assert_balanced(y, 16)
+        assert_same_bits(draw(fn, X, chunk_size=3), y)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 16, 40, 100, "auto"])
@@ -99,7 +101,7 @@ def test_blockwise_attention_drops_as_dense_attention_does():
 
     def attend(block_size):
         return lambda key, q: jaxdrop.dot_product_attention(
-            q, q, q, dropout_rng=key, dropout_rate=RATE, block_size=block_size
+            key, q, q, q, RATE, block_size=block_size
         )
 
     dense, blocks = (draw(attend(size), q, samples=32) for size in (None, 8))
@@ -107,7 +109,7 @@ def test_blockwise_attention_drops_as_dense_attention_does():
 
 
 def test_a_cell_keeps_one_balanced_sub_network_per_sequence():
-    cell = jaxdrop.linen.VariationalCell(nn.SimpleCell(8), rate=RATE, deterministic=True)
+    cell = jaxdrop.linen.VariationalCell(nn.SimpleCell(8), RATE, RATE, deterministic=True)
     rnn, x = nn.RNN(cell), jax.random.normal(key(2), (4, 5, 3))
     fn = mc.from_linen(rnn, rnn.init(key(), x))
     y, independent = draw(fn, x, samples=128), draw(fn, x, samples=128, balanced=False)
@@ -172,17 +174,15 @@ def test_rounds_of_a_rate_that_is_traced():
 
 @each_framework
 def test_the_mean_has_less_error_and_says_so(framework):
-    fn, x = models.net(framework), models.inputs(4)
-    run = jax.jit(
-        jax.vmap(lambda key: mc.predict(fn, key, x, num_samples=64, chunk_size=64)),
-    )
-    both = jax.jit(
-        jax.vmap(lambda key: mc.predict(fn, key, x, num_samples=64, chunk_size=64, balanced=True))
-    )
+    (fn, _), x = models.net(framework), models.inputs(4)
+    options = {"num_samples": 64, "chunk_size": 64}
+    run = jax.jit(jax.vmap(lambda key: mc.predict(fn, key, x, **options)))
+    both = jax.jit(jax.vmap(lambda key: mc.predict(fn, key, x, **options, balanced=True)))
     keys = jax.random.split(key(), 100)
     independent, balanced = run(keys), both(keys)
     assert np.var(balanced.mean, axis=0).mean() < 0.6 * np.var(independent.mean, axis=0).mean()
-    assert np.abs(balanced.mean.mean(0) - independent.mean.mean(0)).max() < 0.05
+    difference = np.abs(balanced.mean.mean(0) - independent.mean.mean(0))
+    assert (difference < 5 * np.std(independent.mean, axis=0) / 7).all()
 
 
 def test_two_standard_errors_cover_as_many_means_as_they_say():
@@ -211,13 +211,11 @@ def test_the_correction_takes_the_bias_from_mutual_information():
     fn = lambda key, x: jaxdrop.dropout(key, x, 0.5) @ weights / 8  # noqa: E731
 
     def information(num_samples, number, **options):
-        summary = mc.classification(**options)
-        run = lambda key: mc.predict(  # noqa: E731
-            fn, key, jnp.ones((1, 64)), num_samples=num_samples, summary=summary, chunk_size=2000
-        )
-        return float(
-            jax.jit(jax.vmap(run))(jax.random.split(key(), number)).mutual_information.mean()
-        )
+        options = {"summary": mc.classification(**options), "chunk_size": 2000}
+        x = jnp.ones((1, 64), jnp.float32)
+        run = lambda key: mc.predict(fn, key, x, num_samples=num_samples, **options)  # noqa: E731
+        out = jax.jit(jax.vmap(run))(jax.random.split(key(), number))
+        return float(out.mutual_information.mean())
 
     truth, plain = information(4000, 20), information(16, 2000)
     assert plain < 0.97 * truth
@@ -228,28 +226,21 @@ def test_the_correction_takes_the_bias_from_mutual_information():
 
 
 def logits(key, x):
-    return jnp.cumsum(jaxdrop.dropout(key, x, RATE), axis=-1)[:, ::10]
+    return jaxdrop.dropout(key, x, RATE).reshape(len(x), 8, 5).sum(1) / 3
 
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_passes_are_added_until_the_tolerance_is_reached(balanced):
+    options = {"balanced": balanced, "summary": mc.classification()}
     run = lambda tolerance, **more: mc.predict(  # noqa: E731
-        logits,
-        key(),
-        X,
-        tolerance=tolerance,
-        balanced=balanced,
-        summary=mc.classification(),
-        **more,
+        logits, key(), X, tolerance=tolerance, **options, **more
     )
     loose, tight, cut = run(0.2), run(0.003), run(1e-4, max_samples=100)
     assert loose.num_samples == 64 and loose.reached
     assert tight.num_samples > 64 and tight.reached and tight.num_samples % 16 == 0
     assert tight.result.standard_error.max() <= 0.003
     assert cut.num_samples == 96 and not cut.reached
-    same = mc.predict(
-        logits, key(), X, num_samples=96, balanced=balanced, summary=mc.classification()
-    )
+    same = mc.predict(logits, key(), X, num_samples=96, **options)
     np.testing.assert_allclose(cut.result.probabilities, same.probabilities, rtol=1e-5)
 
 
