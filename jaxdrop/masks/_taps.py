@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxdrop.masks import _keys, _noise, _rate
 from jaxdrop.masks._mask import Mask, draw
 
-# The name of a tap in a program. Its first input is from the key, its outputs are the means and
-# the variances of the decisions.
+# The name of a tap in a program. Its input of integers is from the key, its outputs are the means
+# and the variances of the decisions.
 TAP = "jaxdrop_tap"
 
 # Whether decisions are at their mean; jit finds a function by it.

@@ -107,13 +107,21 @@ class _Cut(_jaxpr.Walk):
         if not _is_tap(equation):
             return super().leaving(equation, entering)
         shape = _jaxpr.shape_of(equation.outvars[0])
+        key = _of_key(equation, entering, Value())
         if 0 not in shape:
-            self.draws.append(_Tap(_jaxpr.place_of(self.around), shape, entering[0]))
+            self.draws.append(_Tap(_jaxpr.place_of(self.around), shape, key))
         return [Value()] * len(equation.outvars)
 
 
 def _is_tap(equation: JaxprEqn) -> bool:
-    return equation.params.get("name") == masks.TAP
+    # Flax's scan, which traces what is known beforehand on its own, may leave one without results.
+    return equation.params.get("name") == masks.TAP and bool(equation.outvars)
+
+
+def _of_key(equation: JaxprEqn, entering: Sequence[Any], default: Any) -> Any:
+    """Of what enters a tap, the word of the key; a partial evaluation may have reordered it."""
+    kinds = [jnp.issubdtype(v.aval.dtype, jnp.integer) for v in equation.invars]  # pyright: ignore
+    return next((value for value, is_word in zip(entering, kinds) if is_word), default)
 
 
 def _holds_tap(equation: JaxprEqn) -> bool:
@@ -172,7 +180,7 @@ class _Keys:
     ) -> list[int]:
         name, params = equation.primitive.name, equation.params
         if _is_tap(equation):
-            self._note(equation, entering[0], around)
+            self._note(equation, _of_key(equation, entering, self.new()), around)
             return [self.new() for _ in equation.outvars]
         if name in _SAME:
             return entering

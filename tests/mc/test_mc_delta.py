@@ -397,7 +397,7 @@ def test_standard_deviations_follow_those_of_many_passes():
             gradient = jax.grad(loss)(variables)
             return jax.tree.map(lambda v, g: v - np.float32(0.5) * g, variables, gradient)
 
-        return jax.lax.fori_loop(0, 60, step, variables)
+        return jax.lax.fori_loop(0, 40, step, variables)
 
     fn = mc.from_linen(model, trained(variables))
     out = mc.delta(fn, key(), x[:30])
