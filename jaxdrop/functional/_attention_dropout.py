@@ -93,4 +93,4 @@ def _renormalize(mask: Mask, x: jax.Array) -> jax.Array:
     return jnp.where(whole, x, share.astype(x.dtype))
 
 
-_RENORMALIZED = Rule(apply=masks.remember_words_only(_renormalize))
+_RENORMALIZED = Rule(apply=masks.remember_words_only(_renormalize), draw=masks.draw)

@@ -89,4 +89,4 @@ def _spare_rows(mask: Mask, x: jax.Array) -> Mask:
     return dataclasses.replace(mask, words=mask.words | spared)
 
 
-_LOGITS = Rule(apply=_mask_logits, dropped=lambda x: x)
+_LOGITS = Rule(apply=_mask_logits, dropped=lambda x: x, draw=masks.draw)

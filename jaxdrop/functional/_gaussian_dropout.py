@@ -67,5 +67,5 @@ def _scale(noise: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     some = jnp.where(everything, 0, rate)
     factor = 1 + jnp.sqrt(some / (1 - some)) * noise
     # Multiplying by 1 may still flush a denormal: at rate 0 the result is x, bit for bit.
-    y = jnp.where(factor == 1, x, x * factor.astype(x.dtype))
+    y = jnp.where(some == 0, x, x * factor.astype(x.dtype))
     return jnp.where(everything, jnp.zeros((), x.dtype), y)

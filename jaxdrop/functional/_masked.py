@@ -23,13 +23,14 @@ class Rule(NamedTuple):
             has the shape that the mask broadcasts to.
         kept: result at a known rate of 0 and for ``deterministic=True``.
         dropped: result at a known rate of 1.
-        draw: ``draw(key, rate, mask_shape, like=x)`` gives the mask; equal ones hash alike.
+        draw: ``draw(key, rate, mask_shape, like=x)`` gives the mask; equal ones hash alike. If it
+            is ``draw_or_tap``, ``apply`` is smooth in the multipliers that the mask may hold.
     """
 
     apply: Callable[..., jax.Array] = masks.scale_kept
     kept: Callable[[Any], jax.Array] = lambda x: x
     dropped: Callable[[Any], jax.Array] = jnp.zeros_like
-    draw: Callable[..., Any] = masks.draw
+    draw: Callable[..., Any] = masks.draw_or_tap
 
 
 _ZEROS = Rule()

@@ -240,7 +240,9 @@ def draw_words(key: Any, rate: Any, deterministic: Any, shape: tuple[int, ...]) 
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _draw(key: Any, rate: masks.Rate, *, shape: tuple[int, ...]) -> jax.Array:
-    mask = masks.draw(key, rate, shape)
+    mask = masks.draw_or_tap(key, rate, shape)
+    if masks.tapped.value:
+        return mask.words
     drawn, wanted = masks.layout_of(shape), _along_last(shape)
     return mask.words if drawn == wanted else masks.pack(masks.unpack(mask.words, drawn), wanted)
 
@@ -255,7 +257,8 @@ def apply_words(words: Words, rate: Any, deterministic: Any, x: Any, name: str) 
     rate = masks.check_rate(rate, deterministic=deterministic)
     if rate.settled:
         return jnp.zeros_like(x) if rate.known else x
-    if words is None or words.shape != _along_last(x.shape).words_shape:
+    wanted = x.shape if masks.tapped.value else _along_last(x.shape).words_shape
+    if words is None or words.shape != wanted:
         found = "no mask" if words is None else f"a mask of shape {words.shape} in words"
         raise ValueError(
             f"{name}: expected the shape that the masks of the carry were drawn for, got shape "

@@ -65,6 +65,7 @@ _REPLACED = Rule(
     apply=lambda mask, pair: masks.where_kept(mask, *pair),
     kept=lambda pair: pair[0],
     dropped=lambda pair: jnp.full_like(pair[0], pair[1]),
+    draw=masks.draw,
 )
 
 

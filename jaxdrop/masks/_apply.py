@@ -35,7 +35,10 @@ def _scale_kept(mask: "Mask", x: jax.Array) -> jax.Array:
 
 
 def scale_kept_bools(keep: jax.Array, keep_prob: Any, x: jax.Array) -> jax.Array:
-    """`scale_kept` for decisions that are booleans and broadcast to ``x``."""
+    """`scale_kept` for decisions that are booleans, or multipliers, and broadcast to ``x``."""
+    if keep.dtype != jnp.bool_:
+        wide = wide_dtype(x)
+        return (x.astype(wide) * keep.astype(wide)).astype(x.dtype)
     scaled = _scale(align(keep_prob, x), x)
     # Chosen before the rounding: the lanes of a narrow dtype are not as wide as those of the words.
     return jnp.where(keep, scaled, jnp.zeros((), scaled.dtype)).astype(x.dtype)
@@ -47,7 +50,13 @@ def where_kept(mask: "Mask", kept: jax.Array, dropped: Any) -> jax.Array:
 
 
 def _where_kept(mask: "Mask", kept: jax.Array, dropped: Any) -> jax.Array:
-    return jnp.where(keep_bools(mask, kept), kept, dropped)
+    keep = keep_bools(mask, kept)
+    if keep.dtype == jnp.bool_:
+        return jnp.where(keep, kept, dropped)
+    wide = wide_dtype(kept)
+    keep = (keep * align(mask.keep_prob, kept).astype(keep.dtype)).astype(wide)
+    dropped = jnp.asarray(dropped).astype(wide)
+    return (kept.astype(wide) * keep + dropped * (1 - keep)).astype(kept.dtype)
 
 
 def nan_if_invalid(mask: "Mask", x: jax.Array) -> jax.Array:
@@ -65,13 +74,16 @@ def _nan_if_nan(keep_prob: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def keep_bools(mask: "Mask", x: jax.Array) -> jax.Array:
-    """The mask's booleans with the rank of ``x``, and sharded like it."""
+    """The mask's booleans, or multipliers, with the rank of ``x``, and sharded like it."""
     return _pad_rank(unpack_like(mask.words, layout_of(mask.shape), x), x)
 
 
 def unpack_like(words: jax.Array, layout: Layout, x: jax.Array) -> jax.Array:
-    """The booleans of packed words, sharded like the array that they broadcast to."""
-    keep = unpack(words, layout)
+    """The booleans of packed words, sharded like the array that they broadcast to.
+
+    Multipliers are what they are: inside ``tapped`` they stand where words would.
+    """
+    keep = words if jnp.issubdtype(words.dtype, jnp.floating) else unpack(words, layout)
     sharding = _sharding.mask_sharding(x, layout.shape)
     return keep if sharding is None else jax.sharding.reshard(keep, sharding)
 

@@ -45,7 +45,6 @@ from jaxdrop.masks._layout import layout_of as layout_of
 from jaxdrop.masks._layout import pack as pack
 from jaxdrop.masks._layout import unpack as unpack
 from jaxdrop.masks._mask import draw as draw
-from jaxdrop.masks._noise import normal as normal
 from jaxdrop.masks._noise import permutations as permutations
 from jaxdrop.masks._noise import uniform as uniform
 from jaxdrop.masks._rate import Rate as Rate
@@ -55,3 +54,7 @@ from jaxdrop.masks._sharding import mask_sharding as mask_sharding
 from jaxdrop.masks._sharding import whole_runs as whole_runs
 from jaxdrop.masks._slice import Slice as Slice
 from jaxdrop.masks._slice import draw_slice as draw_slice
+from jaxdrop.masks._taps import TAP as TAP
+from jaxdrop.masks._taps import draw_or_tap as draw_or_tap
+from jaxdrop.masks._taps import normal_or_tap as normal_or_tap
+from jaxdrop.masks._taps import tapped as tapped

@@ -2,6 +2,7 @@
 
 from jaxdrop.mc._audit import Audit, audit
 from jaxdrop.mc._classification import Classification, classification
+from jaxdrop.mc._delta import Delta, delta
 from jaxdrop.mc._marks import Site
 from jaxdrop.mc._model_fn import from_linen, from_nnx
 from jaxdrop.mc._predict import predict
@@ -13,6 +14,7 @@ from jaxdrop.mc._summary import Moments, Summary, combine, moments
 __all__ = [
     "Audit",
     "Classification",
+    "Delta",
     "Moments",
     "Quantiles",
     "Regression",
@@ -21,6 +23,7 @@ __all__ = [
     "audit",
     "classification",
     "combine",
+    "delta",
     "from_linen",
     "from_nnx",
     "moments",

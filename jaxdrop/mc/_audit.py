@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from flax import errors
 from jax.extend.core import Jaxpr
 
@@ -109,8 +110,33 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     return Audit(sites, depends, size, changes, sentences)
 
 
-def warn(report: Audit) -> None:
-    """Warns of dropout that an adapter does not decide."""
+def audit_live(fn: Any, key: Any, args: Any, kwargs: Any) -> Audit:
+    """The audit of a function that drops, refused if it does not.
+
+    It warns of dropout that an adapter does not decide.
+    """
+    report = audit(fn, key, *args, **kwargs)
+    if not report.depends_on_key:
+        _refuse_empty((args, kwargs))
+        raise ValueError(
+            "fn: expected a function whose output depends on the key, got one that gives the same "
+            "output in every pass; make it with jaxdrop.mc.from_linen or from_nnx, or give its "
+            f"dropout a rate above 0. Its sites:\n{report}"
+        )
+    _warn(report)
+    return report
+
+
+def _refuse_empty(args: Any) -> None:
+    for leaf in jax.tree.leaves(args):
+        if 0 in getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"args: expected at least one example, got an array of shape {leaf.shape}; leave "
+                "empty batches out"
+            )
+
+
+def _warn(report: Audit) -> None:
     if report.unreached:
         warnings.warn(
             "not all dropout is decided by the key and by what the adapter was told: "
@@ -152,7 +178,7 @@ def sites_of(jaxpr: Jaxpr, drawn: Sequence[Draw]) -> tuple[list[Site], set[str]]
     """
     by_module: dict[tuple[str, str], Draw] = {}
     for draw in drawn:
-        if draw.origin.owner is not None and not draw.origin.site:
+        if draw.origin.owner is not None and draw.origin.site is None:
             by_module.setdefault(draw.origin.owner, draw)
     paths = {path for path, _ in by_module}
     live = [

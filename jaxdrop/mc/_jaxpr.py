@@ -90,14 +90,14 @@ class Value(NamedTuple):
     Attributes:
         source: number of the input that it is, a `_Slice` of one inside a loop, or None.
         key: whether it depends on the key of the pass.
-        site: whether it does so by way of the key of a site.
+        site: path of the site by way of whose key it does so, or None.
         owner: path and kind of the module that has got it as a key of its own, or as one among the
             arguments of its call.
     """
 
     source: Any = None
     key: bool = False
-    site: bool = False
+    site: str | None = None
     owner: tuple[str, str] | None = None
 
 
@@ -123,7 +123,7 @@ def forwarded(jaxpr: Jaxpr) -> list[int | None]:
     a loop, as slices that a loop gives back, and through branches that agree.
     """
     inputs = [Value(source=number) for number in range(len(jaxpr.invars))]
-    return [value.source for value in _Walk().outputs(jaxpr, inputs)]
+    return [value.source for value in Walk().outputs(jaxpr, inputs)]
 
 
 def handed_on(run: Callable[[Any], Mapping[Any, Any]], values: Mapping[Any, Any]) -> set[Any]:
@@ -148,7 +148,7 @@ def handed_on(run: Callable[[Any], Mapping[Any, Any]], values: Mapping[Any, Any]
 
 def draws(jaxpr: Jaxpr) -> tuple[list[Draw], bool]:
     """Every `Draw` of a program, and whether an output depends on its first input, the key."""
-    walk = _Walk()
+    walk = Walk()
     outputs = walk.outputs(jaxpr, [Value(key=number == 0) for number in range(len(jaxpr.invars))])
     return walk.draws, any(value.key for value in outputs)
 
@@ -158,7 +158,7 @@ def _computed(values: Collection[Value]) -> Value:
     return Value(
         None,
         any(value.key for value in values),
-        any(value.site for value in values),
+        next((value.site for value in values if value.site is not None), None),
         next((value.owner for value in values if value.owner is not None), None),
     )
 
@@ -169,7 +169,7 @@ def _one_of(values: Sequence[Value], deciding: Sequence[Value] = ()) -> Value:
     return _computed((*values, *deciding))._replace(source=values[0].source if agree else None)
 
 
-class _Walk:
+class Walk:
     """Follows the values of a program, and of the programs inside it, from inputs to outputs."""
 
     def __init__(self) -> None:
@@ -197,8 +197,7 @@ class _Walk:
         if _is_draw(equation):
             shape = shape_of(equation.outvars[0])
             if 0 not in shape:
-                place = next(filter(None, map(_place, reversed(self.around))), "")
-                self.draws.append(Draw(place, shape, computed))
+                self.draws.append(Draw(place_of(self.around), shape, computed))
             return [computed] * len(equation.outvars)
         if name in ("random_fold_in", "random_wrap"):
             return [_key_made(equation, computed)]
@@ -221,7 +220,7 @@ class _Walk:
 
     def scan(self, equation: JaxprEqn, entering: list[Value]) -> list[Value]:
         """The outputs of a loop over slices."""
-        num_consts, num_carry = _scan_sizes(equation)
+        num_consts, num_carry = scan_sizes(equation)
         end, loop = num_consts + num_carry, id(equation)
         slices = [
             value._replace(source=None if value.source is None else _Slice(value.source, loop))
@@ -265,11 +264,12 @@ def _key_made(equation: JaxprEqn, origin: Value) -> Value:
     scopes = str(equation.source_info.name_stack)
     owner = _marks.read_owner(scopes)
     if equation.primitive.name == "random_wrap" and owner is not None:
-        return origin._replace(owner=owner, site=False)
-    return origin._replace(site=origin.site or (origin.key and _marks.SITE in scopes))
+        return origin._replace(owner=owner, site=None)
+    site = _marks.read_site(scopes) if origin.key else None
+    return origin if site is None else origin._replace(site=site)
 
 
-def _scan_sizes(equation: JaxprEqn) -> tuple[int, int]:
+def scan_sizes(equation: JaxprEqn) -> tuple[int, int]:
     """How many constants and how many carried values a scan has; JAX's own names for it change."""
     body = equation.params["jaxpr"].jaxpr
 
@@ -288,6 +288,11 @@ def _is_draw(equation: JaxprEqn) -> bool:
     # Flax's scan traces what is known beforehand on its own: the counter without the key.
     ours = name in ("jit", "pjit") and equation.params["name"] == _PHILOX
     return ours and len(equation.invars) > _COUNTER
+
+
+def place_of(around: Sequence[JaxprEqn]) -> str:
+    """Where in the user's code the last of some equations was made, each inside the one before."""
+    return next(filter(None, map(_place, reversed(around))), "")
 
 
 def _place(equation: JaxprEqn) -> str:

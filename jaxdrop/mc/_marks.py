@@ -22,8 +22,9 @@ SITE_NOTE = "jaxdrop.site:"
 CHANGES_NOTE = "jaxdrop.changes:"
 UNREACHED_NOTE = "jaxdrop.unreached:"
 CHOICE_NOTE = "jaxdrop.choice:"
-# The scope in which the key of a site is made.
-SITE = "jaxdrop.key_of_site"
+# The scope in which the key of a site is made, by its path.
+SITE = "jaxdrop.key_of_site:"
+_SITE = re.compile(rf"{re.escape(SITE)}([0-9a-f]*)")
 # The scope in which a module gets keys, by its path and its class.
 _GIVEN = re.compile(r"jaxdrop\.key_given_to:([0-9a-f]*):(\w*)")
 _NAME = re.compile(r"(^|_)(key|rng|prng)s?(_|$)")
@@ -114,7 +115,7 @@ def _is_key(leaf: Any) -> bool:
 
 def site_key(key: jax.Array, path: Sequence[str]) -> jax.Array:
     """A key for the site at ``path``: paths that differ in any name give different keys."""
-    with jax.named_scope(SITE):
+    with jax.named_scope(SITE + _hex(path)):
         return masks.fold_in_names(key, path)
 
 
@@ -143,16 +144,26 @@ def handed(
 
 def noted(path: Sequence[str], kind: type, keys: jax.Array) -> jax.Array:
     """Keys as they are, with the module noted that has got them."""
-    scope = f"jaxdrop.key_given_to:{'/'.join(path).encode().hex()}:{kind.__name__}"
+    scope = f"jaxdrop.key_given_to:{_hex(path)}:{kind.__name__}"
     with jax.named_scope(scope):
         words = jax.random.key_data(keys)
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(keys))  # pyright: ignore
+
+
+def read_site(scopes: str) -> str | None:
+    """Path of the site that the innermost scope of `site_key` names, or None."""
+    sites = _SITE.findall(scopes)
+    return bytes.fromhex(sites[-1]).decode() if sites else None
 
 
 def read_owner(scopes: str) -> tuple[str, str] | None:
     """Path and class of the module that the innermost scope of `noted` names, or None."""
     modules = _GIVEN.findall(scopes)
     return (bytes.fromhex(modules[-1][0]).decode(), modules[-1][1]) if modules else None
+
+
+def _hex(path: Sequence[str]) -> str:
+    return "/".join(map(str, path)).encode().hex()
 
 
 def takes_keys(call: Callable[..., Any]) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _checks, _program, _pytrees
-from jaxdrop.mc._audit import audit, warn
+from jaxdrop.mc._audit import audit_live
 from jaxdrop.mc._passes import (
     LEAST_BLOCKS,
     Counts,
@@ -178,15 +178,7 @@ def summarised(
 def _predict(static: Any, key: jax.Array, tolerance: Any, arrays: list[Any]) -> Any:
     static, counts, axis = static
     fn, args, kwargs, (init, update, finish) = _pytrees.join(arrays, static)
-    report = audit(_program.original(fn), key, *args, **kwargs)
-    if not report.depends_on_key:
-        _refuse_empty((args, kwargs))
-        raise ValueError(
-            "fn: expected a function whose output depends on the key, got one that gives the same "
-            "output in every pass; make it with jaxdrop.mc.from_linen or from_nnx, or give its "
-            f"dropout a rate above 0. Its sites:\n{report}"
-        )
-    warn(report)
+    report = audit_live(_program.original(fn), key, args, kwargs)
     call = lambda key: fn(key, *args, **kwargs)  # noqa: E731
     passes = laid_out(call, key, counts, report.bytes_a_pass, axis)
     state = init(passes.shapes(), counts.num_samples if tolerance is None else None)
@@ -242,12 +234,3 @@ def _errors(result: Any) -> list[jax.Array]:
     if isinstance(result, dict):
         return [error for one in result.values() for error in _errors(one)]
     return jax.tree.leaves(getattr(result, "standard_error", ()))
-
-
-def _refuse_empty(args: Any) -> None:
-    for leaf in jax.tree.leaves(args):
-        if 0 in getattr(leaf, "shape", ()):
-            raise ValueError(
-                f"args: expected at least one example, got an array of shape {leaf.shape}; leave "
-                "empty batches out"
-            )

@@ -147,7 +147,7 @@ def _attend(
     query, key, value, bias, scale = arrays
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     operands = Operands(query, key, value, bias, scale)
-    if size is None:
+    if size is None or (dropping.mode == "weights" and masks.tapped.value):
         out = _attend_at_once(operands, visibility, dropping)
     else:
         out = attend_in_blocks(operands, visibility, dropping, size)

@@ -72,7 +72,8 @@ class Dropping:
 
     def whole(self, like: jax.Array) -> Keep:
         """The decisions about all keys, in packed words; sharded like logits (B, N, T, S)."""
-        mask = masks.draw(self.key, self.rate, self.mask_shape, like=like)
+        draw = masks.draw_or_tap if self.mode == "weights" else masks.draw
+        mask = draw(self.key, self.rate, self.mask_shape, like=like)
         return self._keep(mask, mask.keep_prob)
 
     def in_blocks(self) -> Self:
