@@ -5,13 +5,14 @@ from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._delta import Delta, delta
 from jaxdrop.mc._marks import Site
 from jaxdrop.mc._model_fn import from_linen, from_nnx
-from jaxdrop.mc._predict import predict
+from jaxdrop.mc._predict import Adaptive, predict
 from jaxdrop.mc._predict_batches import predict_batches
 from jaxdrop.mc._regression import Regression, regression
 from jaxdrop.mc._samples import Quantiles, quantiles, samples
 from jaxdrop.mc._summary import Moments, Summary, combine, moments
 
 __all__ = [
+    "Adaptive",
     "Audit",
     "Classification",
     "Delta",

@@ -40,7 +40,8 @@ def predict(
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
 
-    Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``: it depends on the key and
+    Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``, unless passes are balanced:
+    it depends on the key and
     on ``i`` alone, so the masks are the same bits for every ``chunk_size``, and the outputs agree
     to the rounding of the matrix products. All passes are one program; what does not depend on the
     key runs once.
@@ -77,18 +78,33 @@ def predict(
             sharded arguments need nothing.
         output: function that picks what to summarise from the output of ``fn``, if that is more
             than arrays of numbers, such as ``lambda out: out["logits"]``.
+        balanced: whether passes share their drops out. They then come in blocks of S passes, the
+            largest power of two up to 128 of which four fit into ``num_samples`` (16 with a
+            tolerance). In a block each decision drops in floor(rate * S) or ceil(rate * S)
+            passes, in an order of its own, which takes much error from means and none from
+            spreads. Pass ``i`` depends on the key, on ``i`` and on S. Every draw of jaxdrop that
+            drops is balanced, and dropout of Flax under the adapters. Continuous noise, layers
+            whose rate decides a shape and draws of ``jax.random`` stay independent.
+            ``standard_error`` comes from the means of whole blocks, times a factor by which two
+            standard errors hold what they should although blocks are few (Student's t).
+            ``chunk_size`` is rounded down to a power of two or to whole blocks.
+        tolerance: passes are added until no standard error is above it, or until there are
+            ``max_samples``; then ``num_samples`` is not used. May be traced.
+        max_samples: the most passes with a tolerance, at least 64.
         **kwargs: keyword arguments of ``fn``.
 
     Returns:
-        The result of the summary.
+        The result of the summary; with a tolerance an `Adaptive` one, which holds it.
 
     Raises:
         TypeError: a number is not an integer, ``key`` not a PRNG key, ``sample_axis`` not a name,
             ``summary`` not a `Summary`; ``fn`` is a model, returns other than arrays of numbers,
             or does not take a keyword argument.
-        ValueError: a number is below 1; there is no example; the output does not depend on the
-            key, in which case the message holds the audit; ``sample_axis`` is not an axis of the
-            mesh, or the key of a kind whose samples run one after the other.
+        ValueError: a number is below 1, ``tolerance`` is not above 0, ``max_samples`` is below 64,
+            or the summary does not suit ``balanced`` or ``tolerance``; there is no example; the
+            output does not depend on the key, in which case the message holds the audit;
+            ``sample_axis`` is not an axis of the mesh, or the key of a kind whose samples run one
+            after the other.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -97,6 +113,9 @@ def predict(
         >>> out = predict(fn, jax.random.key(1), x, num_samples=50)
         >>> out.mean.shape, bool((out.variance > 0).all())
         ((3, 2), True)
+        >>> out = predict(fn, jax.random.key(1), x, balanced=True, tolerance=0.1)
+        >>> bool(out.reached), out.result.mean.shape
+        (True, (3, 2))
 
     References:
         Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in

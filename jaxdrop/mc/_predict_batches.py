@@ -66,9 +66,13 @@ def predict_batches(
             ``"call"``: every batch is ``predict(fn, key, ...)``, so that a function whose masks
             are shared by its batch asks the same sub-networks about all data.
         progress: whether to show a bar on stderr, if tqdm is installed.
+        balanced: as for `predict`.
+        tolerance: as for `predict`, for each batch.
+        max_samples: as for `predict`, for each batch.
 
     Returns:
-        The result of the summary for all examples, with NumPy arrays.
+        The result of the summary for all examples, with NumPy arrays; with a tolerance an
+        `Adaptive` one, which says for each example how many passes its batch has taken.
 
     Raises:
         TypeError: as `predict`; a batch is a list, or ``fn`` does not take it as it is: the
