@@ -37,6 +37,8 @@ _SHORT = 8  # words of a row
 # What the cipher is evaluated for: one word of its counter.
 _MASKS, ELEMENTS, _KEYS, _RANKS = map(np.uint32, range(4))
 
+DECISIONS = "jaxdrop.decisions"  # the scope in which they are drawn
+
 Numbers = Sequence[Any]  # of words, their low and their high 32 bits
 Sharding = NamedSharding | None  # of an array on an Explicit mesh
 
@@ -108,7 +110,7 @@ def draw_planes(
 
     def step(i: Any, keep: jax.Array, numbers: Numbers, backend: str) -> jax.Array:
         number = count - 1 - i
-        planes = philox4x32(words, counter(numbers, _MASKS, number), backend)
+        planes = _decided(words, counter(numbers, _MASKS, number), backend)
         for place, plane in reversed(list(enumerate(planes))):
             bit = bit_of(ranked + _PLANES * number + place)
             keep = _compared(keep, plane if align is None else align(plane), bit)
@@ -126,6 +128,12 @@ def draw_planes(
         most = min(ranked, _num_planes(odds))
         keep = _with_ranks(cipher_key, numbers, most, keep, bit_of, align)
     return keep & ~all_dropped
+
+
+def _decided(key: Any, counter: Any, backend: str) -> Any:
+    """The cipher, noted as that of decisions."""
+    with jax.named_scope(DECISIONS):
+        return philox4x32(key, counter, backend)
 
 
 def _compared(keep: jax.Array, plane: jax.Array, bit: Any) -> jax.Array:
@@ -155,7 +163,7 @@ def _with_ranks(
     count = -(-(2 * bits + most) // _PLANES)
 
     def hashed(number: Any, backend: str) -> list[jax.Array]:
-        planes = philox4x32(words, counter(numbers, _RANKS, number), backend)
+        planes = _decided(words, counter(numbers, _RANKS, number), backend)
         return [plane if align is None else align(plane) for plane in planes]
 
     def written_out(keep: jax.Array) -> list[jax.Array]:

@@ -34,6 +34,7 @@ from jaxdrop.masks._checks import order_hint as order_hint
 from jaxdrop.masks._checks import refuse_complex as refuse_complex
 from jaxdrop.masks._checks import refuse_key as refuse_key
 from jaxdrop.masks._checks import refuse_keys as refuse_keys
+from jaxdrop.masks._draw import DECISIONS as DECISIONS
 from jaxdrop.masks._draw import cipher_key as cipher_key
 from jaxdrop.masks._draw import decision_key as decision_key
 from jaxdrop.masks._drop_block_seeds import DropBlocks as DropBlocks

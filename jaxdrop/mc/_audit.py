@@ -33,6 +33,8 @@ class Audit(NamedTuple):
             norm that the user wrote does not evaluate.
         unreached: a sentence for each place whose dropout an adapter does not decide, with its
             name and the reason; empty if all is well.
+        independent: paths of the sites that are independent in every pass also if passes are
+            balanced: continuous noise, layers whose rate decides a shape, a user's own draws.
     """
 
     sites: tuple[Site, ...]
@@ -40,6 +42,7 @@ class Audit(NamedTuple):
     bytes_a_pass: int
     changes: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
+    independent: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.depends_on_key:
@@ -56,7 +59,9 @@ class Audit(NamedTuple):
         rows = [("path", "kind", "rate", "shape", "")]
         for site in self.sites:
             rate = "-" if site.rate is None else f"{site.rate:.4g}"
-            state = "live" if site.live else "dead"
+            state = "dead"
+            if site.live:
+                state = "live, independent" if site.path in self.independent else "live"
             rows.append((site.path, site.kind, rate, str(site.shape), state))
         widths = [max(map(len, column)) for column in zip(*rows)]
         # A path that leaves no room for what belongs beside it has a line of its own.
@@ -107,7 +112,7 @@ def audit(fn: Any, key: Any, *args: Any, **kwargs: Any) -> Audit:
     sites, sentences = _sites(jaxpr, drawn)
     inputs = [number == 0 for number in range(len(jaxpr.invars))]
     size, changes = _jaxpr.working_set(jaxpr, inputs), tuple(sorted(_changes(jaxpr)))
-    return Audit(sites, depends, size, changes, sentences)
+    return Audit(sites, depends, size, changes, sentences, _independent(sites, drawn))
 
 
 def audit_live(fn: Any, key: Any, args: Any, kwargs: Any) -> Audit:
@@ -191,6 +196,13 @@ def sites_of(jaxpr: Jaxpr, drawn: Sequence[Draw]) -> tuple[list[Site], set[str]]
         if path not in seen:
             live.append(Site(path, kind, None, draw.shape, True))
     return live, paths
+
+
+def _independent(sites: Sequence[Site], drawn: Sequence[Draw]) -> tuple[str, ...]:
+    """Paths of the sites that draw something other than decisions."""
+    origins = [draw.origin for draw in drawn if not draw.balanced]
+    others = {origin.site or (origin.owner and origin.owner[0]) for origin in origins}
+    return tuple(site.path for site in sites if site.path in others)
 
 
 def _marked_sites(jaxpr: Jaxpr) -> Iterator[Site]:

@@ -11,6 +11,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 import jaxdrop
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _marks, _pytrees
 
 _LIBRARIES = tuple(str(pathlib.Path(str(m.__file__)).parent) for m in (jax, flax, jaxdrop))
@@ -109,11 +110,19 @@ class _Slice(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Random bits of a program: where they are drawn, their shape, and what is known of the key."""
+    """Random bits of a program.
+
+    Attributes:
+        place: where they are drawn.
+        shape: of them.
+        origin: what is known of the key.
+        balanced: whether they are decisions, which balanced passes share out.
+    """
 
     place: str
     shape: tuple[int, ...]
     origin: Value
+    balanced: bool
 
 
 def forwarded(jaxpr: Jaxpr) -> list[int | None]:
@@ -197,7 +206,8 @@ class Walk:
         if _is_draw(equation):
             shape = shape_of(equation.outvars[0])
             if 0 not in shape:
-                self.draws.append(Draw(place_of(self.around), shape, computed))
+                balanced = masks.DECISIONS in str(equation.source_info.name_stack)
+                self.draws.append(Draw(place_of(self.around), shape, computed, balanced))
             return [computed] * len(equation.outvars)
         if name in ("random_fold_in", "random_wrap"):
             return [_key_made(equation, computed)]

@@ -41,10 +41,9 @@ def predict(
     """Runs ``fn`` with many keys and summarises its outputs.
 
     Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``, unless passes are balanced:
-    it depends on the key and
-    on ``i`` alone, so the masks are the same bits for every ``chunk_size``, and the outputs agree
-    to the rounding of the matrix products. All passes are one program; what does not depend on the
-    key runs once.
+    it depends on the key and on ``i`` alone, so the masks are the same bits for every
+    ``chunk_size``, and the outputs agree to the rounding of the matrix products. All passes are
+    one program; what does not depend on the key runs once.
 
     A function predicts with what it holds at the time of the call: weights that were trained in
     place, attributes, globals. It is traced at every call to see them (some milliseconds for a

@@ -109,7 +109,7 @@ class _Cut(_jaxpr.Walk):
         shape = _jaxpr.shape_of(equation.outvars[0])
         key = _of_key(equation, entering, Value())
         if 0 not in shape:
-            self.draws.append(_Tap(_jaxpr.place_of(self.around), shape, key))
+            self.draws.append(_Tap(_jaxpr.place_of(self.around), shape, key, balanced=False))
         return [Value()] * len(equation.outvars)
 
 

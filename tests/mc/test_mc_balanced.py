@@ -254,7 +254,7 @@ def test_another_tolerance_is_the_same_program():
     run = jax.jit(lambda t: mc.predict(fn, key(), X, tolerance=t, balanced=True).num_samples)
     few = run(0.5)
     count = len(traced)
-    assert run(0.05) > few and len(traced) == count
+    assert run(0.01) > few and len(traced) == count
 
 
 def test_a_row_that_is_not_a_number_does_not_keep_the_others_waiting():
@@ -301,3 +301,24 @@ def test_a_summary_without_standard_errors_has_no_tolerance():
     )
     with pytest.raises(ValueError, match="with a standard_error"):
         mc.predict(dropout, key(), X, tolerance=0.1, summary=summary)
+
+
+# What the audit says.
+
+
+class Mixed(nn.Module):
+    """Sites that balanced passes share out, and one that they do not."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dropout(RATE, deterministic=True)(x)
+        x = jaxdrop.linen.GaussianNoise(RATE, deterministic=True)(x)
+        return jaxdrop.linen.DropPath(RATE, deterministic=True)(x)
+
+
+def test_the_audit_says_which_sites_are_not_balanced():
+    report = mc.audit(mc.from_linen(Mixed(), {}), key(), X)
+    assert report.independent == ("GaussianNoise_0",)
+    assert str(report).count("live, independent") == 1
+    model = nnx.Sequential(nnx.Dropout(RATE), jaxdrop.nnx.GaussianDropout(RATE))
+    assert mc.audit(mc.from_nnx(model), key(), X).independent == ("layers/1",)
