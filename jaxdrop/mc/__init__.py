@@ -1,11 +1,12 @@
 """Monte-Carlo dropout. A model becomes a stochastic function, its samples a summary."""
 
+from jaxdrop.mc._adaptive import Adaptive
 from jaxdrop.mc._audit import Audit, audit
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._delta import Delta, delta
 from jaxdrop.mc._marks import Site
 from jaxdrop.mc._model_fn import from_linen, from_nnx
-from jaxdrop.mc._predict import Adaptive, predict
+from jaxdrop.mc._predict import predict
 from jaxdrop.mc._predict_batches import predict_batches
 from jaxdrop.mc._regression import Regression, regression
 from jaxdrop.mc._samples import Quantiles, quantiles, samples

@@ -2,23 +2,21 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _checks, _program, _pytrees
-from jaxdrop.mc._audit import audit_live
+from jaxdrop.mc import _adaptive, _checks, _program, _pytrees
+from jaxdrop.mc._adaptive import Adaptive
 from jaxdrop.mc._passes import (
-    LEAST_BLOCKS,
     Counts,
     SampleAxis,
     counted,
     find_axis,
     key_alike,
-    laid_out,
 )
 from jaxdrop.mc._summary import Summary, moments
 
@@ -158,23 +156,6 @@ _OPTIONS = [
 ]
 
 
-class Adaptive(NamedTuple):
-    """What `predict` returns if it was given a tolerance.
-
-    From `predict_batches`, ``num_samples`` and ``reached`` have an element per example: those of
-    its batch.
-
-    Attributes:
-        result: of the summary.
-        num_samples: number of passes that were taken, int32.
-        reached: whether every standard error of the result is at most the tolerance.
-    """
-
-    result: Any
-    num_samples: Any
-    reached: Any
-
-
 def summarised(
     fn: Any,
     key: jax.Array,
@@ -194,61 +175,18 @@ def summarised(
 
 
 def _predict(static: Any, key: jax.Array, tolerance: Any, arrays: list[Any]) -> Any:
-    static, counts, axis = static
-    fn, args, kwargs, (init, update, finish) = _pytrees.join(arrays, static)
-    report = audit_live(_program.original(fn), key, args, kwargs)
-    call = lambda key: fn(key, *args, **kwargs)  # noqa: E731
-    passes = laid_out(call, key, counts, report.bytes_a_pass, axis)
-    state = init(passes.shapes(), counts.num_samples if tolerance is None else None)
-
-    def more(state: Any, start: Any, number: int) -> Any:
-        """The state after ``number`` passes more."""
-        chunks, rest = divmod(number, passes.chunk_size)
-
-        def several(state: Any, offset: Any, size: int) -> Any:
-            begin = jnp.int32(start + offset)
-            return update(state, passes.run(begin, size), begin)
-
-        size = passes.chunk_size
-        state = jax.lax.fori_loop(0, chunks, lambda i, state: several(state, i * size, size), state)
-        return several(state, chunks * size, rest) if rest else state
-
-    state = more(state, 0, counts.least)
+    """All passes of a call, or as many as a tolerance needs."""
+    run = _adaptive.prepared(static, key, arrays, stored=tolerance is None)
+    state = run.more(run.state, 0, run.counts.least)
     if tolerance is None:
-        return finish(state)
-    step = counts.least // LEAST_BLOCKS
-    if not _errors(jax.eval_shape(finish, state)):
-        raise ValueError(
-            "tolerance: expected a summary with a standard_error, such as moments(), got one "
-            "without; write num_samples=100 instead of a tolerance"
-        )
+        return run.finish(state)
 
-    def is_open(carry: tuple[Any, Any]) -> jax.Array:
-        state, taken = carry
-        errors = _errors(finish(state))
-        return (taken < counts.num_samples) & any_above(errors, tolerance)
+    def is_open(state: Any) -> jax.Array:
+        errors = _adaptive.errors_of(run.finish(state))
+        return jnp.stack([(error > tolerance.astype(error.dtype)).any() for error in errors]).any()
 
-    def add(carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        state, taken = carry
-        return more(state, taken, step), taken + step
-
-    state, taken = jax.lax.while_loop(is_open, add, (state, jnp.int32(counts.least)))
-    result = finish(state)
-    return Adaptive(result, taken, all_within(_errors(result), tolerance))
-
-
-def any_above(errors: list[jax.Array], tolerance: Any) -> jax.Array:
-    """Whether a standard error is above the tolerance; NaN stays NaN, whatever is added."""
-    return jnp.stack([(error > tolerance.astype(error.dtype)).any() for error in errors]).any()
-
-
-def all_within(errors: list[jax.Array], tolerance: Any) -> jax.Array:
-    """Whether every standard error is a number that is at most the tolerance."""
-    return jnp.stack([(error <= tolerance.astype(error.dtype)).all() for error in errors]).all()
-
-
-def _errors(result: Any) -> list[jax.Array]:
-    """The standard errors in the result of a summary, or of each of several."""
-    if isinstance(result, dict):
-        return [error for one in result.values() for error in _errors(one)]
-    return jax.tree.leaves(getattr(result, "standard_error", ()))
+    state, taken = run.until(is_open, state, jnp.int32(run.counts.least))
+    result = run.finish(state)
+    errors = _adaptive.errors_of(result)
+    within = [(error <= tolerance.astype(error.dtype)).all() for error in errors]
+    return Adaptive(result, taken, jnp.stack(within).all())

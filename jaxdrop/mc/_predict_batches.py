@@ -1,6 +1,7 @@
 """Predictions for more data than fit at once."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Literal
 
@@ -10,12 +11,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _checks, _jaxpr, _program, _pytrees
+from jaxdrop.mc import _adaptive, _checks, _jaxpr, _program, _pytrees
+from jaxdrop.mc._adaptive import Adaptive
 from jaxdrop.mc._passes import counted, find_axis, key_alike, mapped
-from jaxdrop.mc._predict import Adaptive, planned_summary, summarised
+from jaxdrop.mc._predict import planned_summary, summarised
 from jaxdrop.mc._summary import Summary, moments
 
 _KEYS = ("batch", "example", "call")
+_STOPS = ("batch", "example")
 
 
 def predict_batches(
@@ -35,6 +38,7 @@ def predict_batches(
     balanced: bool = False,
     tolerance: float | None = None,
     max_samples: int = 4096,
+    stop: str = "batch",
 ) -> Any:
     """`predict` for each of many batches, and their results put together.
 
@@ -67,12 +71,17 @@ def predict_batches(
             are shared by its batch asks the same sub-networks about all data.
         progress: whether to show a bar on stderr, if tqdm is installed.
         balanced: as for `predict`.
-        tolerance: as for `predict`, for each batch.
-        max_samples: as for `predict`, for each batch.
+        tolerance: as for `predict`, for each batch or example.
+        max_samples: as for `predict`, for each batch or example.
+        stop: what stops when its standard errors are within the tolerance: ``"batch"``, or
+            ``"example"``, whose passes are then only those that it needs. The examples that are
+            left are gathered when they are half of the batch, so a batch of B compiles about
+            log2(B) programs. Gathered examples meet other masks than they would have met in their
+            old places, unless keys are per example. Not with ``sample_axis``.
 
     Returns:
         The result of the summary for all examples, with NumPy arrays; with a tolerance an
-        `Adaptive` one, which says for each example how many passes its batch has taken.
+        `Adaptive` one, which says for each example how many passes it or its batch has taken.
 
     Raises:
         TypeError: as `predict`; a batch is a list, or ``fn`` does not take it as it is: the
@@ -94,6 +103,16 @@ def predict_batches(
             f"keys: expected one of {', '.join(map(repr, _KEYS))}, got {keys!r}; "
             "write 'batch' for a key per batch"
         )
+    if stop not in _STOPS:
+        raise ValueError(
+            f"stop: expected one of {', '.join(map(repr, _STOPS))}, got {stop!r}; write 'example' "
+            "to stop each example by itself"
+        )
+    if stop == "example" and (tolerance is None or sample_axis is not None):
+        raise ValueError(
+            "stop: expected a tolerance and no sample_axis beside 'example', got "
+            f"tolerance={tolerance} and sample_axis={sample_axis!r}; write tolerance=0.01"
+        )
     if inputs is not None and not callable(inputs):
         raise TypeError(
             f"inputs: expected a function that picks the inputs of a batch, got {inputs!r}; write "
@@ -102,8 +121,9 @@ def predict_batches(
     fn, key = _checks.outputs(fn, output), masks.typed(key)
     counts = counted(num_samples, chunk_size, memory_budget, balanced, tolerance, max_samples)
     summary = moments() if summary is None else _checks.check_summary(summary)
-    summary, tolerance = planned_summary(summary, counts, tolerance)
+    summary, within = planned_summary(summary, counts, tolerance)
     results, first, axes, done, settled, fits = [], None, None, 0, None, None
+    axes_of_state = None
     for number, batch in enumerate(_with_bar(batches, progress)):
         args = _arguments(batch, inputs)
         size = _examples(args)
@@ -112,22 +132,64 @@ def predict_batches(
         one, args = _keyed(fn, keys, args, done)
         used = jax.random.fold_in(key, number) if keys == "batch" else jax.random.clone(key)
         with _hints(one, used, args, batch if inputs is None else None):
+            if stop == "example":
+                options = summary, counts, None
+                if axes is None:
+                    axes = _example_axes(_summarised(one, options), used, args)
+                    axes_of_state = _example_axes(_state(one, options), used, args, least=0)
+                settle = functools.partial(_settled, one, key_alike(used, counts, divided=False))
+                stopped = _adaptive.each_example(
+                    settle, used, args, summary, counts, within, (axes, axes_of_state)
+                )
+                results.append(_cut(stopped, size, axes))
+                done += size
+                continue
             if settled is None or fits is None or fits != _program.signature(args):
                 alike = key_alike(used, counts, sample_axis is not None)
                 settled, fits = _program.settle(one, alike, *args), _program.signature(args)
             axis = find_axis(sample_axis, key, (settled, args))
-            result = summarised(settled, used, args, {}, summary, counts, axis, tolerance)
-        stopped, result = (None, result) if tolerance is None else (result, result.result)
+            result = summarised(settled, used, args, {}, summary, counts, axis, within)
+        stopped = Adaptive(result, None, None) if tolerance is None else result
         if axes is None:
-            axes = _example_axes(one, used, args, (summary, counts, axis), result)
-        cut = jax.tree.map(lambda x, a, s=size: np.asarray(x).take(range(s), a), result, axes)
-        results.append((cut, *(np.full(size, x) for x in stopped[1:])) if stopped else (cut,))
+            call = _summarised(one, (summary, counts, axis))
+            axes = _example_axes(call, used, args, stopped.result)
+        results.append(_cut(stopped, size, axes))
         done += size
     if axes is None:
         raise ValueError("batches: expected one or more, got none; a generator is used up once")
-    cuts, *counted_each = zip(*results)
+    cuts, taken, reached = zip(*results)
     joined = jax.tree.map(lambda axis, *parts: np.concatenate(parts, axis), axes, *cuts)
-    return Adaptive(joined, *map(np.concatenate, counted_each)) if counted_each else joined
+    if tolerance is None:
+        return joined
+    if stop == "example" and summary.check is not None:
+        summary.check(joined)
+    return Adaptive(joined, np.concatenate(taken), np.concatenate(reached))
+
+
+def _cut(stopped: Adaptive, size: int, axes: Any) -> Adaptive:
+    """The results of the first ``size`` examples; a number for all of them is one for each."""
+    cut = jax.tree.map(lambda x, axis: np.asarray(x).take(range(size), axis), stopped.result, axes)
+    each = (None if x is None else np.resize(x, size) for x in stopped[1:])
+    return Adaptive(cut, *each)
+
+
+def _settled(fn: Any, key: jax.Array, args: Any) -> Any:
+    return _program.settle(fn, key, *args)
+
+
+def _summarised(fn: Any, options: Any) -> Callable[..., Any]:
+    return lambda key, args: summarised(fn, key, args, {}, *options)
+
+
+def _state(fn: Any, options: Any) -> Callable[..., Any]:
+    """A function of key and arguments that gives the state of the summary."""
+    summary, counts, axis = options
+
+    def state(key: jax.Array, args: Any) -> Any:
+        arrays, static = _pytrees.split((fn, args, {}, tuple(summary[:3])))
+        return _adaptive.prepared((static, counts, axis), key, arrays, stored=False).state
+
+    return state
 
 
 def _with_bar(batches: Iterable[Any], progress: bool) -> Iterable[Any]:
@@ -231,8 +293,18 @@ def _each_example(fn: Any, key: jax.Array, numbers: Any, *args: Any) -> Any:
     return mapped(one, key)((numbers, arrays))
 
 
-def _example_axes(fn: Any, key: jax.Array, args: Any, options: Any, result: Any) -> Any:
-    """The axis of examples of each result: the one that grows with the batch."""
+def _example_axes(
+    call: Callable[..., Any], key: jax.Array, args: Any, result: Any = None, least: int = 1
+) -> Any:
+    """The axis of examples of each leaf of a result: the one that grows with the batch.
+
+    Args:
+        call: function of key and arguments, which is traced.
+        key: its first argument.
+        args: its second one, examples on axis 0.
+        result: what it gives, or None.
+        least: of such axes of a leaf, of which there is at most one; the axis of none is -1.
+    """
     arrays, static = _pytrees.split(args)
 
     def longer(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -242,19 +314,20 @@ def _example_axes(fn: Any, key: jax.Array, args: Any, options: Any, result: Any)
         explicit = None if kind.sharding is None or kind.sharding.mesh.empty else kind.sharding
         return jax.ShapeDtypeStruct(shape, kind.dtype, sharding=explicit)
 
-    def call(key: jax.Array, arrays: list[Any]) -> Any:
-        return summarised(fn, key, _pytrees.join(arrays, static), {}, *options)
+    def joined(key: jax.Array, arrays: list[Any]) -> Any:
+        return call(key, _pytrees.join(arrays, static))
 
     with jax.disable_jit(False):
-        larger = jax.eval_shape(call, key, jax.tree.map(longer, arrays))
+        larger = jax.eval_shape(joined, key, jax.tree.map(longer, arrays))
+        result = jax.eval_shape(joined, key, arrays) if result is None else result
 
     def axis(x: Any, y: Any) -> int:
         changed = [a for a, (m, n) in enumerate(zip(x.shape, y.shape)) if m != n]
-        if len(changed) != 1:
+        if not least <= len(changed) <= 1:
             raise ValueError(
                 f"summary: expected results with an axis of examples, got one of shape {x.shape}; "
                 "return an output for each example from fn"
             )
-        return changed[0]
+        return changed[0] if changed else -1
 
     return jax.tree.map(axis, result, larger)

@@ -322,3 +322,55 @@ def test_the_audit_says_which_sites_are_not_balanced():
     assert str(report).count("live, independent") == 1
     model = nnx.Sequential(nnx.Dropout(RATE), jaxdrop.nnx.GaussianDropout(RATE))
     assert mc.audit(mc.from_nnx(model), key(), X).independent == ("layers/1",)
+
+
+# Each example stops by itself.
+
+
+@pytest.mark.parametrize("keys", ["batch", "example", "call"])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_each_example_takes_the_passes_that_it_needs(keys, balanced):
+    scales = np.array([0.01, 1, 0.02, 3, 0.03, 0.01, 0.02], np.float32)
+    options = {"keys": keys, "balanced": balanced, "progress": False}
+
+    def run(stop, cut):
+        batches = np.split(scales[:, None] * np.ones((7, 64), np.float32), cut)
+        return mc.predict_batches(
+            lambda key, x: jaxdrop.dropout(key, x, RATE).mean(-1, keepdims=True),
+            key(), batches, tolerance=0.006, stop=stop, **options,
+        )  # fmt: skip
+
+    out = run("example", [5])
+    assert out.result.mean.shape == (7, 1) and out.reached.all()
+    assert (out.num_samples[scales < 0.1] == 64).all()
+    assert out.num_samples[3] >= out.num_samples[1] >= 64 and out.num_samples[3] > 64
+    np.testing.assert_allclose(out.result.mean[:, 0], scales, rtol=0.05)
+    assert (out.result.standard_error <= 0.006).all()
+    whole = run("batch", [5])
+    assert (whole.num_samples[:5] == whole.num_samples[3]).all()
+    if keys == "example":  # then an example does not depend on those beside it
+        uncut = run("example", [])
+        assert (uncut.num_samples == out.num_samples).all()
+        np.testing.assert_allclose(uncut.result.mean, out.result.mean, rtol=1e-6)
+
+
+def test_an_example_that_never_suffices_stops_at_the_most_passes():
+    x = np.stack([np.zeros(40), np.ones(40), np.full(40, np.nan)]).astype(np.float32)
+    out = mc.predict_batches(
+        dropout, key(), [x], tolerance=1e-4, max_samples=160, stop="example", progress=False
+    )
+    assert out.num_samples.tolist() == [64, 160, 64]
+    assert out.reached.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        ("stop: expected one of", {"stop": "row", "tolerance": 0.1}),
+        ("stop: expected a tolerance", {"stop": "example"}),
+        ("no sample_axis", {"stop": "example", "tolerance": 0.1, "sample_axis": "data"}),
+    ],
+)
+def test_refused_ways_to_stop(match, options):
+    with pytest.raises(ValueError, match=match):
+        mc.predict_batches(dropout, key(), [X], progress=False, **options)
