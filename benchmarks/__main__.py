@@ -134,7 +134,7 @@ def main(arguments=None):
         description="What dropout costs: jaxdrop beside a copy of the array and beside the other "
         "libraries that are installed. Ratios of medians from paired runs in one process.",
     )
-    parser.add_argument("--quick", action="store_true", help="small arrays, under a minute")
+    parser.add_argument("--quick", action="store_true", help="small arrays, a minute or two")
     parser.add_argument("--only", metavar="A,B", help=f"sections, of: {', '.join(_SECTIONS)} (all)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the ratios")

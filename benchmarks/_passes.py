@@ -169,7 +169,7 @@ def _until_tolerance(case, fn, pixels, effort):
     """Mean numbers of passes; a fixed one has to do for the least certain example of all."""
     batches = np.split(pixels, range(_BATCH, len(pixels), _BATCH))
     variance = max(
-        estimates(fn, jax.random.key(4), batch, effort.samples[0], balanced=True).variance.max()
+        estimates(fn, jax.random.key(4), batch, effort.samples[-1], balanced=True).variance.max()
         for batch in batches
         if len(batch) == _BATCH
     )
