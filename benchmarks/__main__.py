@@ -16,6 +16,7 @@ from benchmarks import (
     _gpu,
     _import,
     _monte_carlo,
+    _passes,
     _programs,
     _recurrent_step,
     _report,
@@ -40,6 +41,7 @@ _SECTIONS = {
     "long": _attention.long,
     "residual": _residual.residual,
     "mc": _monte_carlo.monte_carlo,
+    "passes": _passes.passes,
     "thinned": _thinned.thinned,
     "import": _import.imports,
     "gpu": _gpu.gpu,
@@ -66,6 +68,7 @@ class Budget(NamedTuple):
         blocks: width and (batch, length) of the blocks whose branches are left out.
         width: width of the layers of the net that is sampled.
         samples: number of Monte-Carlo passes of that net.
+        passes: nets and repetitions that compare balanced passes with independent ones.
     """
 
     large: tuple[int, int]
@@ -83,6 +86,7 @@ class Budget(NamedTuple):
     blocks: tuple[int, tuple[int, int]]
     width: int
     samples: int
+    passes: _passes.Effort
 
 
 _FULL = Budget(
@@ -101,6 +105,7 @@ _FULL = Budget(
     blocks=(256, (16, 128)),
     width=1024,
     samples=100,
+    passes=_passes.FULL,
 )
 _QUICK = Budget(
     large=(512, 512),
@@ -118,6 +123,7 @@ _QUICK = Budget(
     blocks=(32, (4, 16)),
     width=64,
     samples=20,
+    passes=_passes.QUICK,
 )
 
 
@@ -128,10 +134,13 @@ def main(arguments=None):
         description="What dropout costs: jaxdrop beside a copy of the array and beside the other "
         "libraries that are installed. Ratios of medians from paired runs in one process.",
     )
-    parser.add_argument("--quick", action="store_true", help="small arrays, under a minute")
+    parser.add_argument("--quick", action="store_true", help="small arrays, a minute or two")
     parser.add_argument("--only", metavar="A,B", help=f"sections, of: {', '.join(_SECTIONS)} (all)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the ratios")
+    parser.add_argument(
+        "--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz: one net more in passes"
+    )
     options = parser.parse_args(arguments)
     chosen = options.only.split(",") if options.only else list(_SECTIONS)
     for name in chosen:
@@ -141,6 +150,7 @@ def main(arguments=None):
     facts = _report.context()
     _report.print_context(facts)
     budget = _QUICK if options.quick else _FULL
+    budget = budget._replace(passes=budget.passes._replace(data=options.data))
     rows = []
     with tqdm(chosen, unit="section", ncols=78) as bar:
         for name in bar:

@@ -35,7 +35,8 @@ class Row(NamedTuple):
         unit: its unit.
         ratio: value divided by that of ``against``; None for ``against`` itself.
         against: name of the row that the ratio is taken against.
-        spread: lower and upper quartile, if the figure is a median.
+        spread: lower and upper quartile, if the figure is a median; for a ratio of error variances,
+            one standard error to both sides.
     """
 
     section: str

@@ -4,12 +4,15 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxdrop
+from benchmarks import _passes, _passes_nets
 from jaxdrop import plots
 
 _FOLDER = pathlib.Path(__file__).parent / "images"
 _RATE = 0.25
+_NUMBERS = (16, 32, 64, 128, 256, 512)  # of passes
 
 
 def elements(keys):
@@ -69,14 +72,39 @@ def tokens(keys):
     return {"token_dropout": jax.nn.one_hot(indices, 20).sum(1) > 0}
 
 
+def passes():
+    """Error of mean probabilities against the number of passes: a figure with two nets."""
+    train, pixels = _passes_nets.digits()
+    effort = _passes.FULL
+    figure, axes = plots.figure(2, width=3.8, height=3.2)
+    for ax, case in zip(axes, (_passes_nets.DIGITS[0], _passes_nets.DIGITS[4])):
+        fn = _passes_nets.trained(case.net, train, effort.epochs)
+        x = _passes.least_certain(fn, pixels, effort.rows)
+        true = _passes.truth(fn, x, effort)
+        for name in ("independent", "balanced"):
+            found = (
+                _passes.repeated(fn, jax.random.key(3), x, number, 20, balanced=name == "balanced")
+                for number in _NUMBERS
+            )
+            errors = [np.sqrt(np.square(each.mean - true.mean).mean()) for each in found]
+            ax.loglog(_NUMBERS, errors, "o-", label=name)
+        ax.set(title=case.name, xlabel="passes", ylabel="error of a probability")
+        ax.set_xticks(_NUMBERS, [str(number) for number in _NUMBERS])
+        ax.minorticks_off()
+        ax.set_yticks([0.001, 0.003, 0.01, 0.03], ["0.001", "0.003", "0.01", "0.03"])
+        ax.legend(frameon=False)
+    return figure
+
+
 def main():
-    """Draws each gallery into its own file."""
+    """Draws each gallery, and what balanced passes save, into its own file."""
     for number, draw in enumerate((elements, structured, sequences, attention, weights, tokens)):
         keys = iter(list(jax.random.split(jax.random.key(number), 8)))
         masks = draw(keys)
         figure, axes = plots.figure(len(masks), width=2.3, height=2.4)
         plots.mask_gallery(axes, masks)
         figure.savefig(_FOLDER / f"{draw.__name__}.png", dpi=80)
+    passes().savefig(_FOLDER / "passes.png", dpi=80)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import contextlib
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import scaling
+from benchmarks import _passes, scaling
 from benchmarks._report import rows_of
 
 
@@ -40,6 +41,14 @@ def test_ratios_are_taken_against_the_named_row():
     assert [(row.name, row.ratio) for row in rows] == [("copy", None), ("ours", 1.5)]
 
 
+@pytest.mark.parametrize(("target", "unit"), [(2.0, "times"), (3.0, "times, missed")])
+def test_a_saving_below_its_target_is_called_missed(target, unit):
+    twice, once = 2 * np.ones((4, 3)), np.ones((4, 3))
+    row = _passes._saving("net", "mean", twice, once, target)
+    assert (row.value, row.unit, row.ratio) == (2, unit, 2 / target)
+    assert row.spread == (2, 2)  # all repetitions are alike
+
+
 def test_unknown_sections_are_named(capsys):
     with pytest.raises(SystemExit):
         program.main(["--only", "forwards"])
@@ -61,4 +70,6 @@ def test_every_section_runs_and_the_picture_is_drawn(capsys, tmp_path):
         row["section"] for row in saved["rows"]
     }
     assert all(row["value"] > 0 for row in saved["rows"])
+    means = [r for r in saved["rows"] if (r["section"], r["name"]) == ("error variance", "mean")]
+    assert means and all(row["value"] > 1 for row in means)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -1,0 +1,206 @@
+"""What balanced passes save: the errors of estimates from as many independent passes, divided."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import _passes_nets as nets
+from benchmarks._report import Row, rows_of
+from benchmarks._timing import paired
+from jaxdrop import mc
+
+_TOLERANCE, _MOST, _BATCH = 0.01, 4096, 50
+_SKEWED = 0.05  # probabilities below it have errors that are far from normal
+_OTHERS = 0.97  # target of what is not a mean: balanced passes should not harm it
+
+
+class Effort(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        nets: number of nets of the digits of scikit-learn.
+        epochs: of their training; one tenth of it for MNIST.
+        rows: number of test examples, the least certain ones.
+        repetitions: of every estimate.
+        samples: numbers of passes; a block is a quarter of one.
+        truth: number of passes of the estimate that counts as the truth.
+        data: folder with ``mnist.npz``, or None.
+    """
+
+    nets: int
+    epochs: int
+    rows: int
+    repetitions: int
+    samples: tuple[int, ...]
+    truth: int
+    data: pathlib.Path | None = None
+
+
+FULL = Effort(len(nets.DIGITS), 30, 40, 100, (128, 512), 10_240)
+QUICK = Effort(1, 2, 8, 4, (32,), 256)
+
+
+class Estimates(NamedTuple):
+    """What passes estimate, with a leading axis of repetitions or without.
+
+    Attributes:
+        mean: mean probabilities, (..., N, C).
+        mutual_information: (..., N).
+        variance: variance of the probabilities, (..., N, C).
+        standard_error: of ``mean``, (..., N, C).
+    """
+
+    mean: Any
+    mutual_information: Any
+    variance: Any
+    standard_error: Any
+
+
+def passes(budget):
+    """Errors of balanced passes against independent ones, coverage, numbers of passes, times."""
+    effort = budget.passes
+    train, pixels = nets.digits()
+    cases = [(case, train, pixels, effort.epochs) for case in nets.DIGITS[: effort.nets]]
+    if effort.data is not None:
+        train, test = nets.mnist_digits(effort.data)
+        cases.append((nets.MNIST, train, test, -(-effort.epochs // 10)))
+    with tqdm(cases, unit="net", ncols=78, leave=False) as bar:
+        for case, train, pixels, epochs in bar:
+            bar.set_description(case.name)
+            fn = nets.trained(case.net, train, epochs)
+            x = least_certain(fn, pixels, effort.rows)
+            yield from _errors(case, fn, x, effort)
+            yield from _until_tolerance(case, fn, pixels, effort)
+            yield from _times(case, fn, pixels, budget)
+
+
+def estimates(fn, key, x, num_samples, *, balanced):
+    """`Estimates` of some passes."""
+    out = mc.predict(
+        fn,
+        key,
+        x,
+        num_samples=num_samples,
+        summary=mc.combine(moments=mc.moments(), classes=mc.classification(from_logits=False)),
+        chunk_size=min(num_samples, 128),
+        output=jax.nn.softmax,
+        balanced=balanced,
+    )
+    mean, variance, error = out["moments"]
+    return Estimates(mean, out["classes"].mutual_information, variance, error)
+
+
+def repeated(fn, key, x, num_samples, repetitions, *, balanced):
+    """`Estimates` of as many keys, each with its own passes."""
+
+    @jax.jit
+    def each(keys):
+        one = lambda key: estimates(fn, key, x, num_samples, balanced=balanced)  # noqa: E731
+        return jax.lax.map(one, keys, batch_size=10)
+
+    return jax.tree.map(np.float64, each(jax.random.split(key, repetitions)))
+
+
+def truth(fn, x, effort):
+    """`Estimates` of so many passes that their error does not count."""
+    found = estimates(fn, jax.random.key(2), x, effort.truth, balanced=True)
+    return jax.tree.map(np.float64, found)
+
+
+def least_certain(fn, pixels, number):
+    summary = mc.classification()
+    out = mc.predict(fn, jax.random.key(1), pixels, num_samples=64, summary=summary, balanced=True)
+    return pixels[np.argsort(-np.asarray(out.predictive_entropy))[:number]]
+
+
+def _errors(case, fn, x, effort):
+    true = truth(fn, x, effort)
+    for samples in effort.samples:
+        found = {
+            name: repeated(
+                fn, jax.random.key(3), x, samples, effort.repetitions, balanced=name == "balanced"
+            )
+            for name in ("independent", "balanced")
+        }
+        title = f"{case.name}, {samples} passes"
+        for name, target in (
+            ("mean", case.target),
+            ("mutual_information", _OTHERS),
+            ("variance", _OTHERS),
+        ):
+            squares = [
+                np.square(getattr(each, name) - getattr(true, name)) for each in found.values()
+            ]
+            yield _saving(title, name.replace("_", " "), *squares, target)
+        chosen = {"": true.mean >= 0, f", from {_SKEWED}": true.mean >= _SKEWED}
+        shares = {
+            name + which: _covered(each, true, these)
+            for which, these in chosen.items()
+            for name, each in found.items()
+        }
+        yield from rows_of("within two errors", title, shares, "%", "independent")
+
+
+def _saving(case, name, independent, balanced, target):
+    """How often the error variance of independent passes is that of balanced ones."""
+    above, below = (
+        squares.reshape(len(squares), -1).mean(1) for squares in (independent, balanced)
+    )
+    ratio = above.mean() / below.mean()
+    relative = [each.var(ddof=1) / len(each) / each.mean() ** 2 for each in (above, below)]
+    error = ratio * np.sqrt(sum(relative))
+    unit = "times" if ratio >= target else "times, missed"
+    ends = float(ratio - error), float(ratio + error)
+    section, against = "error variance", f"target of {target:g}"
+    return Row(section, case, name, float(ratio), unit, float(ratio / target), against, ends)
+
+
+def _covered(each, true, chosen):
+    inside = np.abs(each.mean - true.mean) <= 2 * each.standard_error
+    return 100 * float(inside[:, chosen].mean())
+
+
+def _until_tolerance(case, fn, pixels, effort):
+    """Mean numbers of passes; a fixed one has to do for the least certain example of all."""
+    batches = np.split(pixels, range(_BATCH, len(pixels), _BATCH))
+    variance = max(
+        estimates(fn, jax.random.key(4), batch, effort.samples[-1], balanced=True).variance.max()
+        for batch in batches
+        if len(batch) == _BATCH
+    )
+    needed = {"fixed number": float(variance) / _TOLERANCE**2}
+    for name in ("independent", "balanced"):
+        out = mc.predict_batches(
+            fn,
+            jax.random.key(5),
+            batches,
+            output=jax.nn.softmax,
+            progress=False,
+            balanced=name == "balanced",
+            tolerance=_TOLERANCE,
+            max_samples=_MOST,
+            chunk_size=16,
+        )
+        needed[name] = float(np.mean(out.num_samples))
+    section = f"for errors of {_TOLERANCE}"
+    title = f"{case.name}, batches of {_BATCH}"
+    yield from rows_of(section, title, needed, "passes", "fixed number")
+
+
+def _times(case, fn, pixels, budget):
+    samples = budget.passes.samples[0]
+    functions = {
+        name: functools.partial(
+            mc.predict, fn, jax.random.key(6), jnp.asarray(pixels), num_samples=samples,
+            chunk_size="auto", balanced=name == "balanced",
+        )
+        for name in ("independent", "balanced")
+    }  # fmt: skip
+    times = paired(functions, (), rounds=budget.rounds, seconds=budget.seconds / 3)
+    title = f"{case.name}, {samples} passes"
+    yield from rows_of("time", title, times, "ms", "independent")
