@@ -17,6 +17,12 @@ from jaxdrop import mc
 _TOLERANCE, _MOST, _BATCH = 0.01, 4096, 50
 _SKEWED = 0.05  # probabilities below it have errors that are far from normal
 _OTHERS = 0.97  # target of what is not a mean: balanced passes should not harm it
+# To a tolerance: whether passes are balanced, and what stops when it has reached it.
+_WAYS = (
+    ("independent", False, "batch"),
+    ("balanced", True, "batch"),
+    ("balanced, each example", True, "example"),
+)
 
 
 class Effort(NamedTuple):
@@ -174,17 +180,18 @@ def _until_tolerance(case, fn, pixels, effort):
         if len(batch) == _BATCH
     )
     needed = {"fixed number": float(variance) / _TOLERANCE**2}
-    for name in ("independent", "balanced"):
+    for name, balanced, stop in _WAYS:
         out = mc.predict_batches(
             fn,
             jax.random.key(5),
             batches,
             output=jax.nn.softmax,
             progress=False,
-            balanced=name == "balanced",
+            balanced=balanced,
             tolerance=_TOLERANCE,
             max_samples=_MOST,
             chunk_size=16,
+            stop=stop,
         )
         needed[name] = float(np.mean(out.num_samples))
     section = f"for errors of {_TOLERANCE}"
