@@ -1,5 +1,6 @@
 """Passes that are added until standard errors are small enough, for all examples or for each."""
 
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxdrop.mc import _program, _pytrees
 from jaxdrop.mc._audit import audit_live
 from jaxdrop.mc._passes import LEAST_BLOCKS, Counts, Passes, laid_out
+from jaxdrop.uncertainty import _internal as uncertainty
 
 
 class Adaptive(NamedTuple):
@@ -27,6 +29,16 @@ class Adaptive(NamedTuple):
     result: Any
     num_samples: Any
     reached: Any
+
+    def __repr__(self) -> str:
+        taken, reached = self.num_samples, self.reached
+        head = "Adaptive"
+        if uncertainty.readable(taken) and uncertainty.readable(reached) and np.size(taken):
+            each = np.ndim(taken) > 0
+            number = f"{np.min(taken)} to {np.max(taken)}" if each else taken
+            share = f"{np.sum(reached)} of {np.size(reached)}" if each else bool(reached)
+            head += f", {number} samples, reached: {share}"
+        return f"{head}\n{textwrap.indent(repr(self.result), '  ')}"
 
 
 def errors_of(result: Any) -> list[Any]:

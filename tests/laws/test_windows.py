@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 
 from jaxdrop import masks
 from jaxdrop.masks._checks import check_rate
-from jaxdrop.masks._draw import cipher_key
+from jaxdrop.masks._draw import decision_key
 from jaxdrop.masks._layout import layout_of
 from jaxdrop.masks._slice import Slice, _covering_numbers, draw_slice
 from tests.laws.test_laws_sharding import compiled, placement, put
@@ -37,7 +37,7 @@ each_shape = pytest.mark.parametrize(("shape", "sizes"), SHAPES.values(), ids=SH
 def windows(key, traced_rate, starts, *, shape, size, rate=None):
     """Windows at all starts, which are traced, beside each other."""
     rate = traced_rate if rate is None else rate
-    words, rate = cipher_key(key), check_rate(rate)
+    words, rate = decision_key(key), check_rate(rate)
     _, (keep, keep_prob) = jax.lax.scan(
         lambda _, start: (None, draw_slice(words, rate, Slice(shape, start, size))), None, starts
     )
@@ -65,7 +65,7 @@ def test_windows_may_start_anywhere(shape, sizes):
 
     @jax.jit
     def draw(key, start):
-        return draw_slice(cipher_key(key), check_rate(0.1), Slice(shape, start, size))
+        return draw_slice(decision_key(key), check_rate(0.1), Slice(shape, start, size))
 
     for start in range(0, shape[-1], 3):
         keep, _ = draw(key(), start)
@@ -112,7 +112,7 @@ def test_ends_and_rates_of_few_bits_or_many(rate):
 def test_windows_far_behind_the_start_have_the_words_of_their_place(rows):
     """At a rate of 0.5 an entry survives if its bit of the first word of a block is set."""
     length, start, size = 2**32 - 19, 2**32 - 70, 51
-    keep, _ = draw_slice(cipher_key(key()), check_rate(0.5), Slice((*rows, length), start, size))
+    keep, _ = draw_slice(decision_key(key()), check_rate(0.5), Slice((*rows, length), start, size))
     entry = np.arange(start, start + size)
     for row, found in enumerate(np.reshape(keep, (-1, size))):
         number = row * -(-length // 32) + entry // 32
@@ -137,9 +137,9 @@ def test_a_run_of_more_than_2_to_the_32_entries_is_counted_in_64_bits():
 @pytest.mark.parametrize("shape", [(4, 64, 4096), (4, 5, 4096)])
 def test_nothing_larger_than_the_window_is_drawn(shape):
     window = jax.jit(
-        lambda key, start: draw_slice(cipher_key(key), check_rate(RATE), Slice(shape, start, 128))[
-            0
-        ]
+        lambda key, start: draw_slice(
+            decision_key(key), check_rate(RATE), Slice(shape, start, 128)
+        )[0]
     )
     with jax.debug_key_reuse(False):
         program = window.lower(key(), 256).compile()
@@ -154,7 +154,7 @@ def test_nothing_larger_than_the_window_is_drawn(shape):
 @pytest.mark.parametrize("shape", [(8, 16, 32, 40), (8, 16, 5, 96), (8, 16, 3, 9)])
 def test_leading_axes_may_be_split(axis_type, shape):
     def window(key, x, start):
-        keep, _ = draw_slice(cipher_key(key), check_rate(RATE), Slice(shape, start, 8), like=x)
+        keep, _ = draw_slice(decision_key(key), check_rate(RATE), Slice(shape, start, 8), like=x)
         return jnp.where(keep, x, 0)
 
     x = put(np.ones((*shape[:-1], 8), np.float32), placement(shape[:2], "both", axis_type))

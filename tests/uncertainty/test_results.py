@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdrop
 from jaxdrop import mc, uncertainty
 from tests.support.cases import key
 
@@ -31,6 +32,7 @@ RESULTS = {
     "regression": lambda: predict(mc.regression(precision=2.0)),
     "regression of targets": lambda: predict(mc.regression(precision=2.0, targets=X)),
     "quantiles": lambda: predict(mc.quantiles((0.1, 0.9))),
+    "delta": lambda: mc.delta(lambda key, x: jaxdrop.dropout(key, x, 0.5), key(), X + 1),
     "reliability_curve": lambda: uncertainty.reliability_curve(P[0], jnp.zeros(30, int)),
     "risk_coverage": lambda: uncertainty.risk_coverage(P[0, :, 0], P[1, :, 0]),
     "quantile_curve": lambda: uncertainty.quantile_curve(P[0], 0.1, P[1]),
@@ -49,7 +51,7 @@ def test_every_kind_of_result_is_among_them():
         if isinstance(kind, type) and issubclass(kind, tuple)
     }
     seen = {type(make()) for make in RESULTS.values()}
-    assert seen == kinds - {mc.Audit, mc.Site, mc.Summary}
+    assert seen == kinds - {mc.Adaptive, mc.Audit, mc.Site, mc.Summary}
 
 
 @each
@@ -146,3 +148,13 @@ def test_what_was_given_away_has_a_shape():
     x = jnp.ones(3, jnp.float32)
     x.delete()
     assert repr(mc.Moments(x, x, x)).endswith("standard_error  float32[3]")
+
+
+def test_an_adaptive_result_says_how_many_samples_it_took_and_shows_the_result():
+    run = lambda x, t: mc.predict(noise, key(), x, tolerance=t)  # noqa: E731
+    out = run(X, 1e3)
+    assert repr(out).split("\n")[0] == "Adaptive, 64 samples, reached: True"
+    assert repr(out).split("\n")[1:] == ["  " + line for line in repr(out.result).split("\n")]
+    parts = mc.predict_batches(noise, key(), [X, X], tolerance=1e3, progress=False)
+    assert repr(parts).split("\n")[0] == "Adaptive, 64 to 64 samples, reached: 10 of 10"
+    jax.make_jaxpr(lambda x: repr(run(x, 0.5)) and x)(X)
