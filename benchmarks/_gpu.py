@@ -13,6 +13,7 @@ from tqdm import tqdm
 import jaxdrop
 from benchmarks import _gpu_compiler, _peers
 from benchmarks._report import rows_of
+from jaxdrop.mc import _passes as mc_passes
 
 _SHAPES = ((), (8,), (128, 10), (128, 512), (1024, 768), (8, 1024, 768), (64, 32, 32, 3), (100003,))
 _KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
@@ -30,6 +31,8 @@ def gpu(budget):
     yield from _residual((8, 1024, 768))
     yield from _residual((128, 512))
     yield from _attention(8, 1024, 12, 64)
+    yield from _passes((4096, 4096))
+    yield from _passes((256, 1024))
     yield from _family()
 
 
@@ -130,6 +133,24 @@ def _attention(batch, length, heads, features):
     arrays = [_bf16(batch, length, heads, features)] * 3
     entries = batch * heads * length * length
     yield from _rows(case, functions, *arrays, against="flax linen", entries=entries)
+
+
+def _passes(shape):
+    """Eight passes side by side of one dropout, independent or of one block of 32."""
+    x = _bf16(*shape)
+
+    def eight(balanced):
+        def run(key, x):
+            counts = mc_passes.counted(128, 8, None, balanced)
+            call = lambda key: jaxdrop.dropout(key, x, 0.1)  # noqa: E731
+            key = jax.random.wrap_key_data(key)
+            return mc_passes.laid_out(call, key, counts, 0, None).run(jnp.int32(0), 8)
+
+        return run
+
+    functions = {"independent": eight(False), "balanced": eight(True)}
+    case = f"8 passes of bfloat16 {shape}, rate 0.1"
+    yield from _rows(case, functions, x, against="independent", entries=8 * np.prod(shape))
 
 
 def _by_hand(key, x, shape, rate=0.1):
