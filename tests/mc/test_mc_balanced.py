@@ -55,6 +55,13 @@ def legacy(key, x):
     return jaxdrop.dropout(jax.random.fold_in(key, 3), x, RATE)
 
 
+def sharded(key, x):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    spec = jax.sharding.PartitionSpec()
+    drop = lambda x: dropout(key, x)  # noqa: E731
+    return jax.shard_map(drop, mesh=mesh, in_specs=spec, out_specs=spec)(x)
+
+
 FUNCTIONS = {
     "own": dropout,
     "jitted": jax.jit(dropout),
@@ -63,6 +70,7 @@ FUNCTIONS = {
         lambda carry, k: (carry, dropout(k, x)), 0, jax.random.split(key, 3)
     )[1],
     "checkpoint": lambda key, x: jax.checkpoint(dropout)(key, x),
+    "shard_map": sharded,
     "linen": mc.from_linen(nn.Dropout(RATE), {}),
     "linen scan": mc.from_linen(Scanned(), {}),
     "nnx": mc.from_nnx(nnx.Dropout(RATE)),
