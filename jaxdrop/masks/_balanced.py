@@ -21,9 +21,9 @@ import numpy as np
 from jax import lax
 from jax.extend.random import define_prng_impl
 
-# Irreducible polynomials over GF(2) of degrees 1 to 8, by their coefficients.
-_POLYNOMIALS = (0b11, 0b111, 0b1011, 0b10011, 0b100101, 0b1000011, 0b10000011, 0b100011011)
-MOST_BITS = len(_POLYNOMIALS)
+# Irreducible polynomials over GF(2) of degrees 1 to 7, by their coefficients.
+_POLYNOMIALS = (0b11, 0b111, 0b1011, 0b10011, 0b100101, 0b1000011, 0b10000011)
+MOST_BITS = len(_POLYNOMIALS)  # larger blocks gain little more
 AXIS = "jaxdrop.passes"  # the name of the axis of passes of a block that run side by side
 _WORDS = 2  # of the key of a block, before the number of the pass
 

@@ -11,6 +11,7 @@ from jaxdrop.masks._apply import where_kept as where_kept
 from jaxdrop.masks._apply import wide_dtype as wide_dtype
 from jaxdrop.masks._apply import widened as widened
 from jaxdrop.masks._balanced import AXIS as AXIS
+from jaxdrop.masks._balanced import MOST_BITS as MOST_BITS
 from jaxdrop.masks._balanced import Kind as Kind
 from jaxdrop.masks._balanced import independent as independent
 from jaxdrop.masks._balanced import kind_of as kind_of

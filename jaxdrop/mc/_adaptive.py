@@ -80,7 +80,7 @@ class Run(NamedTuple):
     def until(
         self, is_open: Callable[[Any], jax.Array], state: Any, taken: jax.Array
     ) -> tuple[Any, jax.Array]:
-        """State and number of passes when it is not open any more, or there are no passes more."""
+        """Adds passes until the state is not open or all are taken: the state and their number."""
         if not errors_of(jax.eval_shape(self.finish, state)):
             raise ValueError(
                 "tolerance: expected a summary with a standard_error, such as moments(), got one "

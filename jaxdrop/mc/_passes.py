@@ -14,7 +14,6 @@ from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 
 LEAST_BLOCKS = 4  # for a standard error
-_MOST_BITS = 7  # larger blocks gain little more
 _ADAPTIVE_BITS = 4  # of a block if passes are added until they suffice
 
 
@@ -68,7 +67,7 @@ def counted(
             )
         bits = _ADAPTIVE_BITS
     elif balanced:
-        bits = min(max((num_samples // LEAST_BLOCKS).bit_length() - 1, 0), _MOST_BITS)
+        bits = min(max((num_samples // LEAST_BLOCKS).bit_length() - 1, 0), masks.MOST_BITS)
     counts = Counts(num_samples, None, None, bits if balanced else 0, least)
     if isinstance(chunk_size, str) and chunk_size == "auto":
         default = 2**25 if jax.default_backend() == "cpu" else 2**30
@@ -123,22 +122,19 @@ class Passes(NamedTuple):
 
     def _of_block(self, numbers: jax.Array) -> Any:
         """Passes of one block, of which all that they share is computed once."""
-        words = self._words(numbers[0] >> np.uint32(self.block_bits))
-        places = numbers & np.uint32(2**self.block_bits - 1)
-        kind = masks.Kind(self.block_bits, together=True)
-        one = lambda place: self.call(masks.pass_key(words, place, kind))  # noqa: E731
-        return jax.vmap(one, axis_name=masks.AXIS)(places)
+        one = lambda number: self._balanced(numbers[0], number, together=True)  # noqa: E731
+        return jax.vmap(one, axis_name=masks.AXIS)(numbers)
 
     def _pass(self, number: jax.Array) -> Any:
         if not self.block_bits:
             return self.call(jax.random.fold_in(self.key, number))
-        words = self._words(number >> np.uint32(self.block_bits))
-        place = number & np.uint32(2**self.block_bits - 1)
-        kind = masks.Kind(self.block_bits, together=False)
-        return self.call(masks.pass_key(words, place, kind))
+        return self._balanced(number, number, together=False)
 
-    def _words(self, block: jax.Array) -> tuple[Any, Any]:
-        return masks.cipher_key(jax.random.fold_in(self.key, block))
+    def _balanced(self, first: jax.Array, number: jax.Array, together: bool) -> Any:
+        """A pass of the block that the pass ``first`` is in."""
+        words = masks.cipher_key(jax.random.fold_in(self.key, first >> np.uint32(self.block_bits)))
+        place = number & np.uint32(2**self.block_bits - 1)
+        return self.call(masks.pass_key(words, place, masks.Kind(self.block_bits, together)))
 
     def _divided(self, start: jax.Array, size: int, axis: "SampleAxis") -> Any:
         """Passes that are divided among the devices of an axis."""
@@ -185,7 +181,7 @@ def key_alike(key: jax.Array, counts: Counts, divided: bool) -> jax.Array:
     if not counts.block_bits:
         return key
     kind = masks.Kind(counts.block_bits, together=not divided)
-    return masks.pass_key(masks.cipher_key(jax.random.clone(key)), 0, kind)
+    return masks.pass_key((np.uint32(0), np.uint32(0)), 0, kind)  # its numbers do not matter
 
 
 def _without_first_axis(x: Any) -> Any:

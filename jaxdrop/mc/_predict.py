@@ -11,13 +11,7 @@ import numpy as np
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _adaptive, _checks, _program, _pytrees
 from jaxdrop.mc._adaptive import Adaptive
-from jaxdrop.mc._passes import (
-    Counts,
-    SampleAxis,
-    counted,
-    find_axis,
-    key_alike,
-)
+from jaxdrop.mc._passes import Counts, SampleAxis, counted, find_axis, key_alike
 from jaxdrop.mc._summary import Summary, moments
 
 

@@ -141,18 +141,16 @@ def predict_batches(
                 stopped = _adaptive.each_example(
                     settle, used, args, summary, counts, within, (axes, axes_of_state)
                 )
-                results.append(_cut(stopped, size, axes))
-                done += size
-                continue
-            if settled is None or fits is None or fits != _program.signature(args):
-                alike = key_alike(used, counts, sample_axis is not None)
-                settled, fits = _program.settle(one, alike, *args), _program.signature(args)
-            axis = find_axis(sample_axis, key, (settled, args))
-            result = summarised(settled, used, args, {}, summary, counts, axis, within)
-        stopped = Adaptive(result, None, None) if tolerance is None else result
-        if axes is None:
-            call = _summarised(one, (summary, counts, axis))
-            axes = _example_axes(call, used, args, stopped.result)
+            else:
+                if settled is None or fits is None or fits != _program.signature(args):
+                    alike = key_alike(used, counts, sample_axis is not None)
+                    settled, fits = _program.settle(one, alike, *args), _program.signature(args)
+                axis = find_axis(sample_axis, key, (settled, args))
+                result = summarised(settled, used, args, {}, summary, counts, axis, within)
+                stopped = Adaptive(result, None, None) if tolerance is None else result
+                if axes is None:
+                    call = _summarised(one, (summary, counts, axis))
+                    axes = _example_axes(call, used, args, stopped.result)
         results.append(_cut(stopped, size, axes))
         done += size
     if axes is None:

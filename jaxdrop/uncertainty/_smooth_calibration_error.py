@@ -36,9 +36,8 @@ def smooth_calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> jax
         Scalar in [0, 1]; float32, or float64 if ``probabilities`` is.
 
     Raises:
-        TypeError: ``probabilities`` is not floating, or ``labels`` are not integers.
-        ValueError: the shapes do not fit, there is no example, or known values are not
-            probabilities or not classes.
+        TypeError: as `negative_log_likelihood`.
+        ValueError: as `negative_log_likelihood`.
 
     Example:
         >>> p = jnp.array([[0.75, 0.25], [0.75, 0.25]])
