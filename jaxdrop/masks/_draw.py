@@ -112,7 +112,7 @@ def draw_planes(
         number = count - 1 - i
         planes = _decided(words, counter(numbers, _MASKS, number), backend)
         for place, plane in reversed(list(enumerate(planes))):
-            bit = bit_of(ranked + _PLANES * number + place)
+            bit = bit_of(_PLANES * number + (ranked + place))
             keep = _compared(keep, plane if align is None else align(plane), bit)
         return keep
 
