@@ -59,12 +59,18 @@ def philox4x32(key: Any, counter: Any, backend: str = "cpu") -> Any:
     References:
         Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011, section 4.3.
     """
-    product = _PRODUCTS[backend]
-    (key0, key1), (x0, x1, x2, x3) = key, counter
+    words = tuple(counter)
     for number in range(_ROUNDS):
         if number:
-            key0, key1 = key0 + _KEY_STEPS[0], key1 + _KEY_STEPS[1]
-        high0, low0 = product(x0, _MULTIPLIERS[0])
-        high1, low1 = product(x2, _MULTIPLIERS[1])
-        x0, x1, x2, x3 = high1 ^ x1 ^ key0, low1, high0 ^ x3 ^ key1, low0
-    return x0, x1, x2, x3
+            key = tuple(k + step for k, step in zip(key, _KEY_STEPS, strict=True))
+        words = _round(tuple(key), words, backend)
+    return words
+
+
+@functools.partial(jax.jit, static_argnames="backend")  # traced once per shape, not ten times
+def _round(key: Any, words: Any, backend: str) -> Any:
+    product = _PRODUCTS[backend]
+    (key0, key1), (x0, x1, x2, x3) = key, words
+    high0, low0 = product(x0, _MULTIPLIERS[0])
+    high1, low1 = product(x2, _MULTIPLIERS[1])
+    return high1 ^ x1 ^ key0, low1, high0 ^ x3 ^ key1, low0
