@@ -45,12 +45,18 @@ hypothesis.settings.load_profile("fast")
 
 def pytest_addoption(parser):
     parser.addoption("--every-row", action="store_true", help="leave no row to the slow run")
+    parser.addoption("--part", metavar="K/N", help="of the slow tests only the K-th of N parts")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("every_row"):
         selection.mark(items)
+    if part := config.getoption("part"):
+        number, parts = map(int, part.split("/"))
+        others = set(selection.other_parts(items, number, parts))
+        config.hook.pytest_deselected(items=list(others))
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,6 +7,7 @@ the laws in `EVERY_FUNCTION` run over it with the fast tests, all others with th
 """
 
 import collections
+import zlib
 
 import pytest
 
@@ -121,6 +122,13 @@ def mark(items):
             for row in rows:
                 if row not in enough:
                     row.add_marker(pytest.mark.combination)
+
+
+def other_parts(items, number, parts):
+    """The slow tests that are not in a part, for 1 <= number <= parts; a part is a fair sample."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    slow = [item for item in slow if not item.get_closest_marker("shown")]
+    return [item for item in slow if zlib.crc32(item.nodeid.encode()) % parts != number - 1]
 
 
 def _fast_rows(file, name, rows):
