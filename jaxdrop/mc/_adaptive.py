@@ -75,7 +75,11 @@ class Run(NamedTuple):
             return self.update(state, self.passes.run(begin, size), begin)
 
         state = jax.lax.fori_loop(0, chunks, lambda i, state: several(state, i * size, size), state)
-        return several(state, chunks * size, rest) if rest else state
+        whole, done = self.counts.block_size, chunks * size
+        for part in (rest // whole * whole, rest % whole):  # whole blocks, or a part of one
+            state = several(state, done, part) if part else state
+            done += part
+        return state
 
     def until(
         self, is_open: Callable[[Any], jax.Array], state: Any, taken: jax.Array

@@ -51,8 +51,8 @@ def counted(
     """The checked numbers of passes."""
     if not isinstance(balanced, bool):
         raise TypeError(
-            f"balanced: expected True or False, got {balanced!r}; the size of a block follows "
-            "from the number of passes"
+            f"balanced: expected True, False or None, got {balanced!r}; the size of a block "
+            "follows from the number of passes"
         )
     num_samples = masks.check_count(num_samples, "num_samples", 100)
     least, bits = num_samples, 0
@@ -102,7 +102,10 @@ class Passes(NamedTuple):
         return jax.tree.map(_without_first_axis, outputs)
 
     def run(self, start: jax.Array, size: int) -> Any:
-        """The outputs of the passes ``start, ..., start + size - 1``, at most a chunk."""
+        """The outputs of the passes ``start, ..., start + size - 1``, at most a chunk.
+
+        Balanced ones are a part of a block or whole blocks.
+        """
         start = start.astype(jnp.uint32)
         if self.axis is not None:
             return self._divided(start, size, self.axis)
@@ -112,13 +115,8 @@ class Passes(NamedTuple):
         whole = 2**self.block_bits
         if size <= whole:
             return self._of_block(numbers)
-        blocks = size // whole * whole
-        outputs = jax.vmap(self._of_block)(numbers[:blocks].reshape(-1, whole))
-        outputs = jax.tree.map(lambda x: x.reshape(blocks, *x.shape[2:]), outputs)
-        if blocks == size:
-            return outputs
-        rest = self._of_block(numbers[blocks:])
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, rest)
+        outputs = jax.vmap(self._of_block)(numbers.reshape(-1, whole))
+        return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outputs)
 
     def _of_block(self, numbers: jax.Array) -> Any:
         """Passes of one block, of which all that they share is computed once."""

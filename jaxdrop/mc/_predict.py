@@ -25,17 +25,18 @@ def predict(
     memory_budget: int | None = None,
     sample_axis: str | tuple[str, ...] | None = None,
     output: Callable[[Any], Any] | None = None,
-    balanced: bool = False,
+    balanced: bool | None = None,
     tolerance: float | None = None,
     max_samples: int = 4096,
     **kwargs: Any,
 ) -> Any:
     """Runs ``fn`` with many keys and summarises its outputs.
 
-    Sample ``i`` is ``fn(jax.random.fold_in(key, i), *args, **kwargs)``, unless passes are balanced:
-    it depends on the key and on ``i`` alone, so the masks are the same bits for every
-    ``chunk_size``, and the outputs agree to the rounding of the matrix products. All passes are
-    one program; what does not depend on the key runs once.
+    Sample ``i`` depends on the key and on ``i`` alone, and on the size of a block if passes are
+    balanced. So the masks are the same bits for every ``chunk_size``, and the outputs agree to the
+    rounding of the matrix products. If passes are independent, sample ``i`` is
+    ``fn(jax.random.fold_in(key, i), *args, **kwargs)``. All passes are one program; what does not
+    depend on the key runs once.
 
     A function predicts with what it holds at the time of the call: weights that were trained in
     place, attributes, globals. It is traced at every call to see them (some milliseconds for a
@@ -75,7 +76,10 @@ def predict(
             passes, in an order of its own, which takes much error from means and none from
             spreads. Pass ``i`` depends on the key, on ``i`` and on S. Every draw of jaxdrop that
             drops is balanced, and dropout of Flax under the adapters. Continuous noise, layers
-            whose rate decides a shape and draws of ``jax.random`` stay independent.
+            whose rate decides a shape and draws of ``jax.random`` stay independent. None is
+            False for summaries that return the samples or order them, such as `samples` and
+            `quantiles`, and True for the others. Write False if ``fn`` takes the data of its key
+            apart, because the keys of balanced passes have three words.
             ``standard_error`` comes from the means of whole blocks, times a factor by which two
             standard errors hold what they should although blocks are few (Student's t).
             ``chunk_size`` is rounded down to a power of two or to whole blocks.
@@ -104,7 +108,7 @@ def predict(
         >>> out = predict(fn, jax.random.key(1), x, num_samples=50)
         >>> out.mean.shape, bool((out.variance > 0).all())
         ((3, 2), True)
-        >>> out = predict(fn, jax.random.key(1), x, balanced=True, tolerance=0.1)
+        >>> out = predict(fn, jax.random.key(1), x, tolerance=0.1)
         >>> bool(out.reached), out.result.mean.shape
         (True, (3, 2))
 
@@ -113,9 +117,8 @@ def predict(
         deep learning", 2016, eq. 6 and 9.
     """
     masks.check_key(key)
-    counts = counted(num_samples, chunk_size, memory_budget, balanced, tolerance, max_samples)
-    summary = moments() if summary is None else _checks.check_summary(summary)
-    summary, tolerance = planned_summary(summary, counts, tolerance)
+    numbers = num_samples, chunk_size, memory_budget, tolerance, max_samples
+    summary, counts, tolerance = planned(summary, balanced, *numbers)
     fn, key = _checks.outputs(fn, output), masks.typed(key)
     with _checks.hints(kwargs, _OPTIONS):
         alike = key_alike(key, counts, sample_axis is not None)
@@ -124,8 +127,20 @@ def predict(
         return summarised(settled, key, args, kwargs, summary, counts, axis, tolerance)
 
 
-def planned_summary(summary: Summary, counts: Counts, tolerance: Any) -> tuple[Summary, Any]:
-    """The summary of balanced passes, if they are, and the checked tolerance as an array."""
+def planned(
+    summary: Summary | None,
+    balanced: Any,
+    num_samples: Any,
+    chunk_size: Any,
+    memory_budget: Any,
+    tolerance: Any,
+    max_samples: Any,
+) -> tuple[Summary, Counts, Any]:
+    """The summary of such passes, the checked numbers of them, and the tolerance as an array."""
+    summary = moments() if summary is None else _checks.check_summary(summary)
+    if balanced is None:
+        balanced = summary.in_blocks is not None and not summary.stores
+    counts = counted(num_samples, chunk_size, memory_budget, balanced, tolerance, max_samples)
     if counts.block_bits:
         if summary.in_blocks is None:
             raise ValueError(
@@ -135,11 +150,16 @@ def planned_summary(summary: Summary, counts: Counts, tolerance: Any) -> tuple[S
             )
         summary = summary.in_blocks(counts.block_size)
     if tolerance is None:
-        return summary, None
+        return summary, counts, None
+    if summary.stores:
+        raise ValueError(
+            "tolerance: expected a summary that does not store the passes, such as moments(), got "
+            "samples() or quantiles(); write num_samples=100 instead of a tolerance"
+        )
     tolerance = masks.check_real(
         tolerance, "tolerance", _TOLERANCES, "(0, inf)", "tolerances", "0.01 is usual"
     )
-    return summary, jnp.asarray(tolerance, jnp.float32)
+    return summary, counts, jnp.asarray(tolerance, jnp.float32)
 
 
 _TOLERANCES = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)

@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _adaptive, _checks, _jaxpr, _program, _pytrees
 from jaxdrop.mc._adaptive import Adaptive
-from jaxdrop.mc._passes import counted, find_axis, key_alike, mapped
-from jaxdrop.mc._predict import planned_summary, summarised
-from jaxdrop.mc._summary import Summary, moments
+from jaxdrop.mc._passes import find_axis, key_alike, mapped
+from jaxdrop.mc._predict import planned, summarised
+from jaxdrop.mc._summary import Summary
 
 _KEYS = ("batch", "example", "call")
 _STOPS = ("batch", "example")
@@ -35,7 +35,7 @@ def predict_batches(
     inputs: Callable[[Any], Any] | None = None,
     keys: str = "batch",
     progress: bool = True,
-    balanced: bool = False,
+    balanced: bool | None = None,
     tolerance: float | None = None,
     max_samples: int = 4096,
     stop: str = "batch",
@@ -119,9 +119,8 @@ def predict_batches(
             "for example inputs=lambda batch: batch[0]"
         )
     fn, key = _checks.outputs(fn, output), masks.typed(key)
-    counts = counted(num_samples, chunk_size, memory_budget, balanced, tolerance, max_samples)
-    summary = moments() if summary is None else _checks.check_summary(summary)
-    summary, within = planned_summary(summary, counts, tolerance)
+    numbers = num_samples, chunk_size, memory_budget, tolerance, max_samples
+    summary, counts, within = planned(summary, balanced, *numbers)
     results, first, axes, done, settled, fits = [], None, None, 0, None, None
     axes_of_state = None
     for number, batch in enumerate(_with_bar(batches, progress)):

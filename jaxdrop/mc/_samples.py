@@ -49,7 +49,7 @@ def samples() -> Summary:
 
 def _samples(block_size: int) -> Summary:
     del block_size  # the samples are what they are
-    return Summary(_init, _update, _result, None, _samples)
+    return Summary(_init, _update, _result, None, _samples, stores=True)
 
 
 def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
@@ -96,31 +96,18 @@ def quantiles(probabilities: Sequence[float] | ArrayLike) -> Summary:
         for p in probabilities
     ]
     known = np.asarray(numbers, np.float32)
-    return Summary(_init_floating, _update, Partial(_result_quantiles, known))
+    return Summary(_init_floating, _update, Partial(_result_quantiles, known), stores=True)
 
 
-def _init(sample: Any, num_samples: int | None) -> Any:
-    number = _known(num_samples)
-    return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, number), sample)
+def _init(sample: Any, num_samples: int) -> Any:
+    return jax.tree.map(lambda leaf: _summary.zeros_like(leaf, leaf.dtype, num_samples), sample)
 
 
-def _init_floating(sample: Any, num_samples: int | None) -> Any:
-    number = _known(num_samples)
-
+def _init_floating(sample: Any, num_samples: int) -> Any:
     def buffer(path: Any, leaf: Any) -> jax.Array:
-        return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), number)
+        return _summary.zeros_like(leaf, _summary.wide(leaf.dtype, path), num_samples)
 
     return jax.tree_util.tree_map_with_path(buffer, sample)
-
-
-def _known(num_samples: int | None) -> int:
-    """The number of passes to store; refuses as many as a tolerance will need."""
-    if num_samples is None:
-        raise ValueError(
-            "tolerance: expected a summary that does not store the passes, such as moments(), got "
-            "samples() or quantiles(); write num_samples=100 instead of a tolerance"
-        )
-    return num_samples
 
 
 def _update(state: Any, samples: Any, start: Any) -> Any:

@@ -32,6 +32,7 @@ class Summary(NamedTuple):
         in_blocks: ``in_blocks(size)`` gives the same summary for balanced passes, whose standard
             errors come from the means of blocks of ``size`` passes. A chunk is then a part of a
             block or whole blocks. None if it cannot take them.
+        stores: whether the state holds all samples, which a tolerance does not go with.
     """
 
     init: Callable[[Any, Any], Any]
@@ -39,6 +40,7 @@ class Summary(NamedTuple):
     result: Callable[[Any], Any]
     check: Callable[[Any], None] | None = None
     in_blocks: "Callable[[int], Summary] | None" = None
+    stores: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -102,6 +104,7 @@ def combine(**summaries: Summary) -> Summary:
         Partial(_result_each, parts),
         Partial(_check_each, checks) if checks else None,
         None if None in each else functools.partial(_blocks_of_each, summaries),
+        any(summary.stores for summary in summaries.values()),
     )
 
 

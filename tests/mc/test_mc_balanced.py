@@ -177,6 +177,35 @@ def test_rounds_of_a_rate_that_is_traced():
     assert_balanced(draw(fn, X), 16, 0.25)
 
 
+def test_passes_are_balanced_if_the_summary_can_say_its_error():
+    own = mc.Summary(mc.moments().init, mc.moments().update, mc.moments().result)
+    both = mc.combine(mean=mc.moments(), band=mc.quantiles((0.5,)))
+    for summary, balanced in (
+        (None, True),
+        (mc.moments(), True),
+        (mc.combine(one=mc.moments()), True),
+        (mc.combine(mean=mc.moments(), all=mc.samples()), False),
+        (mc.samples(), False),
+        (mc.quantiles((0.5,)), False),
+        (both, False),
+        (own, False),
+    ):
+        out = mc.predict(dropout, key(), X, summary=summary)
+        again = mc.predict(dropout, key(), X, summary=summary, balanced=balanced)
+        jax.tree.map(assert_same_bits, out, again)
+    first = dropout(jax.random.fold_in(key(), 0), X)
+    assert_same_bits(mc.predict(dropout, key(), X, num_samples=2, summary=mc.samples())[0], first)
+
+
+@pytest.mark.parametrize("samples, chunk_size", [(1056, 400), (100, 40), (27, 27)])
+def test_what_is_left_may_be_more_than_a_block(samples, chunk_size):
+    options = {"num_samples": samples, "balanced": True}
+    whole = mc.predict(dropout, key(), X, **options, chunk_size=1)
+    chunks = mc.predict(dropout, key(), X, **options, chunk_size=chunk_size)
+    np.testing.assert_allclose(chunks.mean, whole.mean, rtol=1e-5)
+    np.testing.assert_allclose(chunks.standard_error, whole.standard_error, rtol=1e-4)
+
+
 # What it is for.
 
 
@@ -184,10 +213,10 @@ def test_rounds_of_a_rate_that_is_traced():
 def test_the_mean_has_less_error_and_says_so(framework):
     (fn, _), x = models.net(framework), models.inputs(4)
     options = {"num_samples": 64, "chunk_size": 64}
-    run = jax.jit(jax.vmap(lambda key: mc.predict(fn, key, x, **options)))
-    both = jax.jit(jax.vmap(lambda key: mc.predict(fn, key, x, **options, balanced=True)))
+    run = jax.jit(jax.vmap(lambda key: mc.predict(fn, key, x, **options, balanced=False)))
+    default = jax.jit(jax.vmap(lambda key: mc.predict(fn, key, x, **options)))
     keys = jax.random.split(key(), 100)
-    independent, balanced = run(keys), both(keys)
+    independent, balanced = run(keys), default(keys)
     assert np.var(balanced.mean, axis=0).mean() < 0.6 * np.var(independent.mean, axis=0).mean()
     difference = np.abs(balanced.mean.mean(0) - independent.mean.mean(0))
     assert (difference < 5 * np.std(independent.mean, axis=0) / 7).all()
@@ -218,8 +247,9 @@ def test_the_correction_takes_the_bias_from_mutual_information():
     weights = 2 * jax.random.normal(key(1), (64, 5))
     fn = lambda key, x: jaxdrop.dropout(key, x, 0.5) @ weights / 8  # noqa: E731
 
-    def information(num_samples, number, **options):
-        options = {"summary": mc.classification(**options), "chunk_size": 2000}
+    def information(num_samples, number, balanced=False, **options):
+        summary = mc.classification(**options)
+        options = {"summary": summary, "chunk_size": 2000, "balanced": balanced}
         x = jnp.ones((1, 64), jnp.float32)
         run = lambda key: mc.predict(fn, key, x, num_samples=num_samples, **options)  # noqa: E731
         out = jax.jit(jax.vmap(run))(jax.random.split(key(), number))
@@ -227,7 +257,9 @@ def test_the_correction_takes_the_bias_from_mutual_information():
 
     truth, plain = information(4000, 20), information(16, 2000)
     assert plain < 0.97 * truth
-    assert abs(information(16, 2000, bias_correction=True) - truth) < 0.01 * truth
+    for balanced in (False, True):
+        corrected = information(16, 2000, balanced, bias_correction=True)
+        assert abs(corrected - truth) < 0.01 * truth
 
 
 # A tolerance.
@@ -295,7 +327,7 @@ def test_several_summaries_wait_for_the_last():
         (ValueError, "num_samples=100", {"tolerance": 0.1, "summary": mc.quantiles((0.5,))}),
         (ValueError, "max_samples: expected at least 64", {"tolerance": 0.1, "max_samples": 40}),
         (ValueError, "leave balanced out", {"balanced": True, "summary": mc.quantiles((0.5,))}),
-        (TypeError, "balanced: expected True or False", {"balanced": 32}),
+        (TypeError, "balanced: expected True, False or None", {"balanced": 32}),
     ],
 )
 def test_refusals(error, match, options):
