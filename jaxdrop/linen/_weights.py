@@ -6,7 +6,6 @@ from typing import Any
 from flax import linen as nn
 
 from jaxdrop import functional
-from jaxdrop.functional import _internal
 from jaxdrop.linen._base import Wrapper
 
 __all__ = ["DropConnect"]
@@ -47,8 +46,8 @@ class DropConnect(Wrapper):
     def drop(self, key: Any, args: Any, kwargs: Any, deterministic: Any) -> Any:
         def dropped(variables: Any) -> Any:
             params = variables["params"]
-            params = _internal.forward(
-                functional.drop_connect, self, key, params, deterministic=deterministic
+            params = functional.drop_connect(
+                key, params, self.rate, deterministic=deterministic, where=self.where
             )
             return {"params": params}
 

@@ -7,7 +7,6 @@ from typing import Any
 from flax import nnx
 
 from jaxdrop import functional
-from jaxdrop.functional import _internal
 from jaxdrop.nnx._base import Wrapper, layer, update_changed
 
 __all__ = ["DropConnect"]
@@ -48,8 +47,8 @@ class DropConnect(Wrapper):
             return self.layer(*args, **kwargs)
         graph, params, others = nnx.split(self.layer, nnx.Param, ...)
         values = nnx.to_pure_dict(params)
-        dropped = _internal.forward(
-            functional.drop_connect, self, key, values, deterministic=deterministic
+        dropped = functional.drop_connect(
+            key, values, self.rate, deterministic=deterministic, where=self.where
         )
         nnx.replace_by_pure_dict(params, dropped)
         copy = nnx.merge(graph, params, others, copy=True)

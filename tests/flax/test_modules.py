@@ -66,6 +66,8 @@ INPUTS = {
     "zoneout": ("h_old", "h_new"),
 }
 LEVELS = {"gaussian_noise": "stddev"}
+# What a module does not hold: weights in it would be parameters, or constants of its program.
+NOT_HELD = {"drop_connect": ("other",)}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}
 
 LAYERS = [name for name in functional.__all__ if name not in NOT_LAYERS]
@@ -91,7 +93,8 @@ def parameters(function, *without):
 def own_parameters(name):
     function = getattr(functional, name)
     given = INPUTS.get(name, ("x",)), LEVELS.get(name, "rate")
-    return parameters(function, "key", *given[0], given[1], "deterministic")
+    without = NOT_HELD.get(name, ())
+    return parameters(function, "key", *given[0], given[1], "deterministic", *without)
 
 
 def case(name):

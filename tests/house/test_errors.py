@@ -437,6 +437,21 @@ _BAD = {
         TypeError,
         r"got \[\(\('f',\), 'float'\), \(\('n',\), dtype\('int32'\)\)\]; leave",
     ),
+    "other of fewer weights": (
+        lambda: jaxdrop.drop_connect(_key(), {"w": _X, "b": _X}, 0.5, other={"w": _X}),
+        ValueError,
+        r"other: expected an array for each chosen leaf .* none at \[\('b',\)\]; its paths are",
+    ),
+    "other of another shape": (
+        lambda: jaxdrop.drop_connect(_key(), [_X], 0.5, other=[_X.T], deterministic=True),
+        ValueError,
+        r"other: expected the shape \(4, 6\) of params at \(0,\), got \(6, 4\); give",
+    ),
+    "other complex": (
+        lambda: jaxdrop.drop_connect(_key(), [_X], 0.5, other=[jax.lax.complex(_X, _X)]),
+        TypeError,
+        r"other at \(0,\): expected real weights for x of dtype float32, got .*complex64; cast",
+    ),
     "tokens floating": (
         lambda: jaxdrop.word_dropout(_key(), _X, 0.5, unknown_id=1),
         TypeError,

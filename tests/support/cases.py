@@ -89,6 +89,10 @@ def _drop_connect(key, x, rate, *, deterministic=False):
     return dropped["kernel"]
 
 
+def _mixout(key, x, rate, **flag):
+    return functional.drop_connect(key, [x], rate, other=[x / 4], **flag)[0]
+
+
 def _keep_second_leaf(key_words, rate, mask_shape):
     keys = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key_words)), 2)
     return reference.keep(jax.random.key_data(keys[1]), rate, mask_shape)
@@ -262,6 +266,7 @@ CALLS = (
     *(Call(case.name, case.call, case.shape, complex=None if case.name == "noise" else "parts",
            level=case.level, exact=False)
       for case in first_of_each(NOISE_CASES)),
+    Call("mixout", _mixout, (64, 40), exact=False),
     Call("drop_key", _drop_key, (2, 3, 8, 32), complex=None, exact=False),
     Call("attention_renormalized", functools.partial(_F.attention_dropout, renormalize=True),
          (2, 8, 40), complex="shares", independent=False),

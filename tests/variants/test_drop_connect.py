@@ -3,6 +3,7 @@
 The laws run over it on a dict of one leaf in `tests.support.cases`.
 """
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +163,73 @@ def test_gradient_reaches_weights_that_are_not_dropped_and_no_others():
     gradient = jax.grad(loss)(DENSE)
     ones = jax.tree.map(jnp.ones_like, DENSE)
     own.assert_same_tree(gradient, drop_connect(key(), ones, RATE))
+
+
+# Weights that become others instead of 0.
+
+
+def lee(keep, weights, other, rate):
+    """Mixout, M being the mask of what stays; its mean over masks is the weights."""
+    m = keep.astype(np.float64)
+    return (m * weights + (1 - m) * other - rate * other) / (1 - rate)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("rate", [0.25, jnp.float32(0.25)], ids=["static", "traced"])
+def test_others_are_mixed_in_as_in_mixout_by_the_same_masks(rate, dtype):
+    params = {"a": [data((64, 40), dtype)], "b": data((96,), dtype), "n": jnp.arange(3)}
+    other = {"a": [data((40, 64), dtype).T], "b": jnp.full(96, 0.3, dtype), "head": data((2, 2))}
+    mixed = drop_connect(key(), params, rate, other=other)
+    zeros = drop_connect(key(), params, rate)
+    assert mixed["n"] is params["n"]
+    for before, after, zero, pulled in zip(*map(jax.tree.leaves, (params, mixed, zeros, other))):
+        if before.dtype != dtype:
+            continue
+        keep = np.asarray(zero) != 0
+        assert after.dtype == dtype and 0.2 < 1 - keep.mean() < 0.3
+        assert_same_bits(np.asarray(after)[~keep], np.asarray(pulled)[~keep])
+        exact = lee(keep, *(np.asarray(leaf, np.float64) for leaf in (before, pulled)), 0.25)
+        np.testing.assert_allclose(  # rounded once
+            np.asarray(after, np.float64), exact, rtol=float(jnp.finfo(dtype).eps) / 1.9, atol=2e-6
+        )
+
+
+def test_of_others_are_their_ends_gradients_and_one_bit():
+    params, other = tree(), jax.tree.map(jnp.ones_like, tree())
+    poisoned = {**params, "b": [params["b"][0], jnp.full(64, jnp.nan)]}
+    assert drop_connect(None, params, RATE, other=other, deterministic=True) is params
+    last = drop_connect(None, params, 1, where=kernels, other=other)
+    assert_same_bits(last["a"]["kernel"], other["a"]["kernel"])
+    own.assert_same_tree(drop_connect(key(), params, jnp.float32(0), other=other), params)
+    one = jax.tree.leaves(drop_connect(key(), poisoned, 0.5, other=other))[3]
+    assert 16 < np.isnan(one).sum() < 48 and (np.asarray(one)[~np.isnan(one)] == 1).all()
+
+    def mixed(kernel, other):
+        pulled = {"kernel": other}
+        return drop_connect(key(), {"kernel": kernel}, 0.5, other=pulled)["kernel"]
+
+    kernel = data((64, 40))
+    y, pull = jax.vjp(mixed, kernel, 2 * kernel)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) <= kernel.size / 8 + 64
+    keep = np.asarray(mixed(jnp.ones_like(kernel), jnp.zeros_like(kernel))) != 0
+    by_kernel, by_other = pull(jnp.ones_like(y))
+    np.testing.assert_array_equal(by_kernel, np.where(keep, 2.0, 0.0))
+    np.testing.assert_array_equal(by_other, np.where(keep, -1.0, 1.0))
+    # The variance of the result is that of a decision times the distance, squared.
+    ones = jnp.ones((64, 40))
+    out = mc.delta(lambda k, x: x @ drop_connect(k, [kernel], 0.25, other=[ones])[0], key(), ones.T)
+    np.testing.assert_allclose(out.variance[0], ((kernel - 1) ** 2).sum(0) / 3, rtol=1e-4)
+
+
+def test_others_may_be_of_another_kind_of_tree():
+    """Flax freezes dicts that are fields, and its states have paths of their own."""
+    linear = nnx.Linear(32, 40, rngs=nnx.Rngs(0))
+    state, start = nnx.state(linear, nnx.Param), nnx.state(nnx.Linear(32, 40, rngs=nnx.Rngs(1)))
+    a = drop_connect(key(), state, RATE, other=start)["kernel"][...]
+    params, pulled = (nnx.to_pure_dict(s) for s in (state, start))
+    b = drop_connect(key(), params, RATE, other=flax.core.freeze(pulled))["kernel"]
+    assert_same_bits(a, b)
+    assert 0.2 < np.mean(a == pulled["kernel"]) < 0.4
 
 
 # The layers that wrap others.
