@@ -14,6 +14,7 @@ from jaxdrop.functional._drop_path import drop_path as drop_path
 from jaxdrop.functional._drop_path import drop_path_rates as drop_path_rates
 from jaxdrop.functional._dropout import dropout as dropout
 from jaxdrop.functional._dropout import mc_dropout as mc_dropout
+from jaxdrop.functional._edge_dropout import edge_dropout as edge_dropout
 from jaxdrop.functional._embedding_dropout import embedding_dropout as embedding_dropout
 from jaxdrop.functional._fold_in_axes import fold_in_axes as fold_in_axes
 from jaxdrop.functional._gaussian_dropout import gaussian_dropout as gaussian_dropout
@@ -21,6 +22,7 @@ from jaxdrop.functional._gaussian_noise import gaussian_noise as gaussian_noise
 from jaxdrop.functional._layer_drop import layer_drop as layer_drop
 from jaxdrop.functional._losses import multi_sample_loss as multi_sample_loss
 from jaxdrop.functional._losses import r_drop_loss as r_drop_loss
+from jaxdrop.functional._neftune_noise import neftune_noise as neftune_noise
 from jaxdrop.functional._spatial_dropout import spatial_dropout as spatial_dropout
 from jaxdrop.functional._subset_residual import subset_residual as subset_residual
 from jaxdrop.functional._thinned_mlp import thinned_mlp as thinned_mlp
@@ -51,6 +53,7 @@ __all__ = [
     "drop_path",
     "drop_path_rates",
     "dropout",
+    "edge_dropout",
     "embedding_dropout",
     "feature_alpha_dropout",
     "fold_in_axes",
@@ -59,6 +62,7 @@ __all__ = [
     "layer_drop",
     "mc_dropout",
     "multi_sample_loss",
+    "neftune_noise",
     "r_drop_loss",
     "spatial_dropout",
     "subset_residual",

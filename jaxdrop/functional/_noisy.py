@@ -32,7 +32,7 @@ def apply_noise(
             may be known or traced, one program serves all.
         shape: shape of the noise, which broadcasts to ``x``.
         deterministic: Python bool, or a traced one.
-        draw: ``masks.normal_or_tap`` or ``masks.uniform``.
+        draw: ``masks.normal_or_tap``, ``masks.uniform_or_tap`` or ``masks.uniform``.
         apply: function of the noise, ``x`` and the levels, all of the dtype to compute in.
     """
     off = masks.check_flag(deterministic)

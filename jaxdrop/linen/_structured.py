@@ -1,11 +1,14 @@
-"""Dropout of whole feature maps, blocks and branches."""
+"""Dropout of whole feature maps, blocks, branches and edges."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
 
 from jaxdrop import functional
 from jaxdrop.linen._base import Dropper
 
-__all__ = ["DropBlock", "DropPath", "FeatureAlphaDropout", "SpatialDropout"]
+__all__ = ["DropBlock", "DropPath", "EdgeDropout", "FeatureAlphaDropout", "SpatialDropout"]
 
 
 class SpatialDropout(Dropper):
@@ -126,3 +129,59 @@ class DropPath(Dropper):
     rng_collection: str = "dropout"
 
     function = staticmethod(functional.drop_path)
+
+
+class EdgeDropout(Dropper):
+    """Drops what whole edges of a graph carry; their number stays.
+
+    Takes floating or complex arrays of shape ``(E, ...)``, one row per edge, and keeps shape and
+    dtype. See `jaxdrop.edge_dropout` for the paper.
+
+    Attributes:
+        rate: probability of dropping an edge, in [0, 1].
+        deterministic: if true, inputs pass unchanged; give it here or in the call.
+        rng_collection: collection that the key is taken from.
+
+    Example:
+        >>> senders, receivers = jnp.array([0, 1, 1, 2]), jnp.array([1, 0, 2, 1])
+        >>> layer = EdgeDropout(0.5, deterministic=False)
+        >>> ends = {"senders": senders, "receivers": receivers}
+        >>> w = layer.apply({}, jnp.ones(4), **ends, rngs={"dropout": jax.random.key(0)})
+        >>> bool(w[0] == w[1]), bool(w[2] == w[3])
+        (True, True)
+    """
+
+    rate: float
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    function = staticmethod(functional.edge_dropout)
+
+    def drop(self, key: Any, inputs: Any, senders: Any, receivers: Any, deterministic: Any) -> Any:
+        ends = {"senders": senders, "receivers": receivers}
+        return functional.edge_dropout(key, inputs, self.rate, deterministic=deterministic, **ends)
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Any,
+        deterministic: bool | None = None,
+        rng: Any = None,
+        *,
+        senders: Any = None,
+        receivers: Any = None,
+    ) -> Any:
+        """Drops edges from ``inputs``.
+
+        Args:
+            inputs: floating or complex array of shape ``(E, ...)``.
+            deterministic: as the field, for this call.
+            rng: key to use instead of one from ``rng_collection``.
+            senders: integers of shape ``(E,)``; with both, the directions of an edge share one
+                decision.
+            receivers: integers of shape ``(E,)``.
+
+        Returns:
+            Array with the shape and dtype of ``inputs``.
+        """
+        return self.call(deterministic, rng, inputs, senders, receivers)

@@ -49,6 +49,7 @@ from jaxdrop.masks._layout import unpack as unpack
 from jaxdrop.masks._mask import draw as draw
 from jaxdrop.masks._noise import permutations as permutations
 from jaxdrop.masks._noise import uniform as uniform
+from jaxdrop.masks._pairs import draw_pairs as draw_pairs
 from jaxdrop.masks._rate import Rate as Rate
 from jaxdrop.masks._rate import odds as odds
 from jaxdrop.masks._sharding import devices_along as devices_along
@@ -60,3 +61,4 @@ from jaxdrop.masks._taps import TAP as TAP
 from jaxdrop.masks._taps import draw_or_tap as draw_or_tap
 from jaxdrop.masks._taps import normal_or_tap as normal_or_tap
 from jaxdrop.masks._taps import tapped as tapped
+from jaxdrop.masks._taps import uniform_or_tap as uniform_or_tap

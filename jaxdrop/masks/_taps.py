@@ -48,6 +48,16 @@ def normal_or_tap(
     return _tap(key, jnp.zeros((), float), jnp.ones((), float), shape)
 
 
+def uniform_or_tap(
+    key: jax.Array, shape: tuple[int, ...], *, like: jax.Array | None = None
+) -> jax.Array:
+    """Uniform numbers in (0, 1), or their mean of a half inside `tapped`."""
+    if not tapped.value:
+        return _noise.uniform(key, shape, like=like)
+    half = jnp.full((), 0.5, float)
+    return _tap(key, half, half / 6, shape)
+
+
 def _tap(key: jax.Array, mean: jax.Array, variance: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Numbers of ``shape`` with a mean and a variance that broadcast to it: their mean."""
     words, consumed = _keys.key_words(key)

@@ -55,9 +55,10 @@ def delta(
     It applies to every function and class of jaxdrop whose result is smooth in the decisions,
     their means being those that the bits have: dropout of elements, maps, heads, examples, rows of
     tables, weights and attention weights (in blocks, too, at the memory of all weights), alpha
-    dropout, Gaussian noise, and the cells. All else that is random is refused by name: blocks,
-    tokens, words, keys before the softmax, layers and hidden units that are skipped, soft
-    decisions, draws of the user's own, and decisions that are drawn again by the same key.
+    dropout, Gaussian and NEFTune noise, and the cells. All else that is random is refused by name:
+    blocks, tokens, words, edges that share a decision, keys before the softmax, layers and hidden
+    units that are skipped, soft decisions, draws of the user's own, and decisions that are drawn
+    again by the same key.
 
     Args:
         fn: as for `predict`; its outputs are floating.

@@ -1,11 +1,12 @@
-"""Dropout of whole feature maps, blocks and branches."""
+"""Dropout of whole feature maps, blocks, branches and edges."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxdrop import functional
 from jaxdrop.nnx._base import Layer, layer
 
-__all__ = ["DropBlock", "DropPath", "FeatureAlphaDropout", "SpatialDropout"]
+__all__ = ["DropBlock", "DropPath", "EdgeDropout", "FeatureAlphaDropout", "SpatialDropout"]
 
 
 @layer
@@ -119,3 +120,55 @@ class DropPath(Layer):
     batch_axis: int = 0
 
     function = staticmethod(functional.drop_path)
+
+
+@layer
+class EdgeDropout(Layer):
+    """Drops what whole edges of a graph carry; their number stays.
+
+    Takes floating or complex arrays of shape ``(E, ...)``, one row per edge, and keeps shape and
+    dtype. See `jaxdrop.edge_dropout` for the paper.
+
+    Args:
+        rate: probability of dropping an edge, in [0, 1].
+        deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
+        rng_collection: name of the stream that keys are taken from.
+        rngs: ``nnx.Rngs`` or stream to fork the module's own stream from.
+
+    Example:
+        >>> senders, receivers = jnp.array([0, 1, 1, 2]), jnp.array([1, 0, 2, 1])
+        >>> layer = EdgeDropout(0.5, rngs=nnx.Rngs(0))
+        >>> w = layer(jnp.ones(4), senders=senders, receivers=receivers)
+        >>> bool(w[0] == w[1]), bool(w[2] == w[3])
+        (True, True)
+    """
+
+    function = staticmethod(functional.edge_dropout)
+
+    def drop(self, key: Any, inputs: Any, senders: Any, receivers: Any, deterministic: Any) -> Any:
+        ends = {"senders": senders, "receivers": receivers}
+        return functional.edge_dropout(key, inputs, self.rate, deterministic=deterministic, **ends)
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        deterministic: bool | None = None,
+        rngs: Any = None,
+        senders: Any = None,
+        receivers: Any = None,
+    ) -> Any:
+        """Drops edges from ``inputs``.
+
+        Args:
+            inputs: floating or complex array of shape ``(E, ...)``.
+            deterministic: overrides the attribute for this call.
+            rngs: key, stream or ``nnx.Rngs`` to use instead of the module's own stream.
+            senders: integers of shape ``(E,)``; with both, the directions of an edge share one
+                decision.
+            receivers: integers of shape ``(E,)``.
+
+        Returns:
+            Array with the shape and dtype of ``inputs``.
+        """
+        return self.call(deterministic, rngs, inputs, senders, receivers)

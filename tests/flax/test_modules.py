@@ -50,7 +50,9 @@ HAS_PARAMETERS = {"concrete_dropout", "thinned_mlp", "variational_gaussian_dropo
 # Those whose class is called another way: the same is checked in a file of their own.
 OWN_TESTS = {
     "drop_connect",
+    "edge_dropout",
     "layer_drop",
+    "neftune_noise",
     "subset_residual",
     "token_dropout",
     "word_dropout",
@@ -61,11 +63,13 @@ CELLS = {"VariationalCell", "WeightDropCell", "ZoneoutCell"}
 # What a function works on, where that is not called x, and what it takes in place of a rate.
 INPUTS = {
     "drop_connect": ("params",),
+    "edge_dropout": ("x", "senders", "receivers"),
     "layer_drop": ("block", "x"),
+    "neftune_noise": ("x", "mask"),
     "subset_residual": ("branch", "x", "extra"),
     "zoneout": ("h_old", "h_new"),
 }
-LEVELS = {"gaussian_noise": "stddev"}
+LEVELS = {"gaussian_noise": "stddev", "neftune_noise": "alpha"}
 # What a module does not hold: weights in it would be parameters, or constants of its program.
 NOT_HELD = {"drop_connect": ("other",)}
 FLAX = {jaxdrop.linen: nn.Dropout, jaxdrop.nnx: nnx.Dropout}

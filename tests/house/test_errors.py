@@ -437,6 +437,58 @@ _BAD = {
         TypeError,
         r"got \[\(\('f',\), 'float'\), \(\('n',\), dtype\('int32'\)\)\]; leave",
     ),
+    "one end of edges": (
+        lambda: jaxdrop.edge_dropout(_key(), _X, 0.5, senders=jnp.arange(4)),
+        TypeError,
+        "receivers: expected integers, one per edge, .* got None; give both",
+    ),
+    "ends of other edges": (
+        lambda: jaxdrop.edge_dropout(
+            None, _X, 0.5, senders=jnp.arange(4), receivers=jnp.arange(6), deterministic=True
+        ),
+        ValueError,
+        r"receivers: expected one node per edge, shape \(4,\) for x of shape \(4, 6\), got \(6,\)",
+    ),
+    "ends floating": (
+        lambda: jaxdrop.edge_dropout(_key(), _X, 0.5, senders=jnp.ones(4), receivers=jnp.ones(4)),
+        TypeError,
+        "senders: expected an integer array .* got dtype float32; give graph.senders",
+    ),
+    "an edge without an axis": (
+        lambda: jaxdrop.edge_dropout(_key(), 1.0, 0.5),
+        ValueError,
+        r"x: expected an array of shape \(E, ...\), one row per edge, got a scalar; write",
+    ),
+    "rates of edges": (
+        lambda: jaxdrop.edge_dropout(_key(), _X, jnp.full(4, 0.5)),
+        ValueError,
+        r"mask's \(4, 1\), got \(4,\); elements that share",
+    ),
+    "NEFTune mask of numbers": (
+        lambda: jaxdrop.neftune_noise(_key(), _HEADS, 5.0, mask=jnp.ones((2, 4, 6))),
+        TypeError,
+        r"mask: expected booleans, True for a token, got dtype float32; write mask.astype\(bool\)",
+    ),
+    "NEFTune lengths": (
+        lambda: jaxdrop.neftune_noise(_key(), _X[None], 5.0, mask=jnp.ones(4, bool)),
+        ValueError,
+        r"mask: expected one boolean for each token, shape \(1, 4\) .* got \(4,\); leave",
+    ),
+    "NEFTune of a vector": (
+        lambda: jaxdrop.neftune_noise(_key(), _X[0], 5.0, deterministic=True),
+        ValueError,
+        r"embeddings of shape \(..., L, D\), got shape \(6,\); give a text",
+    ),
+    "NEFTune below 0": (
+        lambda: jaxdrop.neftune_noise(_key(), _X, -5.0),
+        ValueError,
+        r"alpha: expected sizes, in \[0, inf\), got -5.0; noise has no sign",
+    ),
+    "NEFTune of complex numbers": (
+        lambda: jaxdrop.neftune_noise(_key(), jax.lax.complex(_X, _X), 5.0),
+        TypeError,
+        "floating array of embeddings, got dtype complex64; add noise to x.real",
+    ),
     "other of fewer weights": (
         lambda: jaxdrop.drop_connect(_key(), {"w": _X, "b": _X}, 0.5, other={"w": _X}),
         ValueError,

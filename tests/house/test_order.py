@@ -26,6 +26,8 @@ _ARGUMENTS = {
     "feature_alpha_dropout": (_MAPS, 0.5),
     "gaussian_dropout": (_X, 0.5),
     "gaussian_noise": (_X, 0.5),
+    "neftune_noise": (_X, 0.5),
+    "edge_dropout": (_X, 0.5),
     "embedding_dropout": (_X, 0.5),
     "attention_dropout": (_HEADS, 0.5),
     "drop_key": (_HEADS, 0.5),

@@ -24,6 +24,7 @@ WEIGHTS = np.random.default_rng(1).standard_normal((8, 3)).astype(np.float32)
 REFUSED = {
     "drop_block",
     "concrete",
+    "edges_undirected",
     "drop_key",
     "attention_renormalized",
     "attention_keys_None",
@@ -64,7 +65,7 @@ def dropped(key, x, rate=RATE):
 
 @each_case
 def test_a_linear_output_of_every_variant_with_a_mask_has_its_exact_variance(case):
-    if case.name.startswith("drop_block"):
+    if case.name.startswith("drop_block") or case.name in REFUSED:
         pytest.skip("refused, as another test says")
     x, weight = np.asarray(data(case.shape), np.float64), np.asarray(data(case.shape[::-1]).T)
     fn = lambda key, x: jnp.vdot(weight, case.call(key, x, RATE))  # noqa: E731
@@ -88,7 +89,8 @@ def test_a_linear_output_of_every_noise_has_its_exact_variance(case):
     out = mc.delta(fn, key(), jnp.asarray(x, jnp.float32))
     effect = case.equation(x, np.ones(()), case.level) - case.equation(x, np.zeros(()), case.level)
     shared = tuple(a for a, n in enumerate(case.noise_shape) if n == 1)
-    close(out.variance, np.square((weight * effect).sum(shared)).sum(), 1e-4)
+    variance = 1 / 12 if case.name == "neftune" else 1  # of uniform numbers, or of normal ones
+    close(out.variance, variance * np.square((weight * effect).sum(shared)).sum(), 1e-4)
     np.testing.assert_allclose(out.mean, (weight * x).sum(), atol=1e-4 * np.abs(weight * x).sum())
 
 

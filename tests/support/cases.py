@@ -98,6 +98,22 @@ def _keep_second_leaf(key_words, rate, mask_shape):
     return reference.keep(jax.random.key_data(keys[1]), rate, mask_shape)
 
 
+def ends_of(num_edges):
+    """Nodes at both ends of different edges, the greater number first in every other one."""
+    edges = jnp.arange(num_edges)
+    odd = edges % 2
+    return edges + 3 * odd, edges + 3 * (1 - odd)
+
+
+def _edges(key, x, rate, **flag):
+    senders, receivers = ends_of(x.shape[0])
+    return functional.edge_dropout(key, x, rate, senders=senders, receivers=receivers, **flag)
+
+
+def _keep_edges(key_words, rate, mask_shape):
+    return reference.keep_of_pairs(key_words, rate, mask_shape, ends_of(mask_shape[0]))
+
+
 def _zoneout(key, x, rate, *, deterministic=False):
     """From a state of zeros, so that 0 means the old value; at a rate of 0 while deterministic."""
     if isinstance(deterministic, jax.Array):
@@ -127,6 +143,8 @@ CASES = (
     Case("drop_head", _F.drop_head, (16, 5, 32, 6), (16, 1, 32, 1)),
     Case("drop_head_first", _F.drop_head, (16, 32, 5, 6), (16, 32, 1, 1), {"head_axis": 1}),
     Case("embedding", _F.embedding_dropout, (512, 40), (512, 1)),
+    Case("edges", _F.edge_dropout, (512, 3, 8), (512, 1, 1)),
+    Case("edges_undirected", _edges, (512, 40), (512, 1), keep=_keep_edges),
     Case("attention", _F.attention_dropout, (8, 2, 32, 40), (8, 2, 32, 40)),
     Case("attention_broadcast", _F.attention_dropout, (8, 3, 24, 64), (1, 1, 24, 64),
          {"broadcast_dims": (0, 1)}),
@@ -189,6 +207,9 @@ NOISE_CASES = (
     NoiseCase("noise_broadcast", _F.gaussian_noise, (2, 8, 536), (1, 8, 536),
               {"broadcast_dims": (0,)}, 2.0,
               reference.gaussian_noise, lambda stddev: stats.norm(1, stddev)),
+    NoiseCase("neftune", _F.neftune_noise, (16, 8, 32), (16, 8, 32), {}, 5.0,
+              reference.neftune_noise, lambda alpha: stats.uniform(1 - alpha / 16, alpha / 8),
+              reference.uniform),
     # At the default temperature most results are one of two numbers, and have no density.
     NoiseCase("concrete", _F.concrete_dropout, (64, 40), (64, 40), {"temperature": 1.0}, -0.8,
               reference.concrete_dropout, reference.Concrete, reference.uniform),
@@ -263,8 +284,8 @@ def first_of_each(cases):
 CALLS = (
     *(Call(case.name, case.call, case.shape, exact=not case.affine)
       for case in first_of_each(CASES)),
-    *(Call(case.name, case.call, case.shape, complex=None if case.name == "noise" else "parts",
-           level=case.level, exact=False)
+    *(Call(case.name, case.call, case.shape, level=case.level, exact=False,
+           complex=None if case.name in ("noise", "neftune") else "parts")
       for case in first_of_each(NOISE_CASES)),
     Call("mixout", _mixout, (64, 40), exact=False),
     Call("drop_key", _drop_key, (2, 3, 8, 32), complex=None, exact=False),

@@ -151,6 +151,17 @@ def keep(key_words, rate, shape, least_bits=16):
     return integers(key_words, shape).astype(np.uint64) >= limits
 
 
+def keep_of_pairs(key_words, rate, shape, pairs):
+    """Booleans of ``shape`` (E, 1, ...): by the word whose number has a pair as its two halves."""
+    low, high = np.sort(np.asarray(pairs, np.uint32), axis=0)
+    u = np.zeros(shape[0], np.uint64)
+    for block in range(8):
+        for word in philox4x32(key_words, (block, low, 0, low + high)):
+            u = u << np.uint64(1) | word & np.uint64(1)
+    limit = np.vectorize(threshold, otypes=[np.uint64])
+    return u.reshape(shape) >= limit(np.asarray(rate, np.float32))
+
+
 # DropBlock. An entry survives if none of the blocks that cover it, math.prod(block) in number, has
 # a seed; blocks hang over the edges. ``block`` has a size for each axis, 1 beside those in space.
 
@@ -186,6 +197,11 @@ def gaussian_dropout(x, z, rate):
 
 def gaussian_noise(x, z, stddev):
     return x + stddev * z
+
+
+def neftune_noise(x, u, alpha):
+    """Jain et al. 2024, algorithm 1."""
+    return x + (2 * u - 1) * alpha / math.sqrt(x.shape[-2] * x.shape[-1])
 
 
 def concrete_dropout(x, u, rate_logit, temperature=1.0):
