@@ -14,6 +14,8 @@ from jaxdrop.functional._cells import with_hidden as with_hidden
 from jaxdrop.functional._concrete_dropout import logit_of as logit_of
 from jaxdrop.functional._gaussian_noise import equal_rate as equal_rate
 from jaxdrop.functional._layer_drop import run_or_skip as run_or_skip
+from jaxdrop.functional._low_rank import check_dropped as check_dropped
+from jaxdrop.functional._low_rank import low_rank as low_rank
 from jaxdrop.functional._modules import Role as Role
 from jaxdrop.functional._modules import forward as forward
 from jaxdrop.functional._recurrent import Variational as Variational

@@ -8,6 +8,7 @@ from jaxdrop.nnx import (
     _cheaper,
     _elements,
     _learned,
+    _lora,
     _noise,
     _replace,
     _sequences,
@@ -19,6 +20,7 @@ from jaxdrop.nnx._cells import *
 from jaxdrop.nnx._cheaper import *
 from jaxdrop.nnx._elements import *
 from jaxdrop.nnx._learned import *
+from jaxdrop.nnx._lora import *
 from jaxdrop.nnx._noise import *
 from jaxdrop.nnx._replace import *
 from jaxdrop.nnx._sequences import *
@@ -31,6 +33,7 @@ __all__ += _cells.__all__
 __all__ += _cheaper.__all__
 __all__ += _elements.__all__
 __all__ += _learned.__all__
+__all__ += _lora.__all__
 __all__ += _noise.__all__
 __all__ += _replace.__all__
 __all__ += _sequences.__all__

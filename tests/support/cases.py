@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 from jaxdrop import functional
+from jaxdrop.functional._internal import low_rank
 from tests.support import reference
 
 # Chance that an exact test fails although the bits are fair. Keys are fixed, so that a test that
@@ -258,6 +259,11 @@ def _attend(key, x, rate, **options):
     return _F.dot_product_attention(key, x, x, x, rate, **options)
 
 
+def _lora(key, x, rate, **flag):
+    a, b = (jnp.full(shape, 0.25, x.dtype) for shape in ((x.shape[-1], 2), (2, 5)))
+    return low_rank(key, x, a, b, rate, **{"deterministic": False, "drop": "input", **flag})
+
+
 def _tokens(key, x, rate, **flag):
     return _F.token_dropout(key, x, rate, num_prefix_tokens=1, **flag).kept
 
@@ -288,6 +294,7 @@ CALLS = (
            complex=None if case.name in ("noise", "neftune") else "parts")
       for case in first_of_each(NOISE_CASES)),
     Call("mixout", _mixout, (64, 40), exact=False),
+    Call("lora", _lora, (4, 40), exact=False),
     Call("drop_key", _drop_key, (2, 3, 8, 32), complex=None, exact=False),
     Call("attention_renormalized", functools.partial(_F.attention_dropout, renormalize=True),
          (2, 8, 40), complex="shares", independent=False),
