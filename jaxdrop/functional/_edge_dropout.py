@@ -1,5 +1,6 @@
 """Dropout of the edges of a graph."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._masked import Flag, Key, apply_masked, mask_shape
+from jaxdrop.masks import Mask
 from jaxdrop.masks import _internal as masks
 
 
@@ -30,8 +32,9 @@ def edge_dropout(
     same two nodes share one decision, in either direction, for undirected graphs. It depends on the
     key and the numbers of the two nodes alone: not on the order of the edges, nor on which others
     there are. That holds for repeated edges, for those from a node to itself, and for padding. To
-    keep edges for certain give them a rate of 0, as in ``jnp.where(senders == receivers, 0.0,
-    rate)``.
+    keep edges for certain give them a rate of 0, as in
+    ``jnp.where(senders == receivers, 0.0, rate)``. Devices that hold a multiple of 32 edges each do
+    not communicate.
 
     Args:
         key: PRNG key; unused if ``deterministic`` is True.
@@ -87,9 +90,24 @@ def edge_dropout(
 def _dropped(
     key: jax.Array, x: jax.Array, rate: masks.Rate, senders: jax.Array, receivers: jax.Array
 ) -> jax.Array:
-    shape = mask_shape(x, (0,))
-    mask = masks.draw_pairs(key, rate.with_rank(len(shape)), shape, senders, receivers, like=x)
-    return masks.scale_kept(mask, x)
+    if getattr(rate.traced, "ndim", 0):
+        rate = dataclasses.replace(rate, traced=rate.traced.reshape(-1))
+    sharding = masks.mask_sharding(x, mask_shape(x, (0,)))
+    if sharding is not None:
+        ends = jax.NamedSharding(sharding.mesh, jax.P(*sharding.spec[:1]))
+        senders, receivers = (jax.sharding.reshard(n, ends) for n in (senders, receivers))
+    return _apply(masks.draw_pairs(key, rate, senders, receivers), x)
+
+
+@masks.remember_words_only
+def _apply(mask: Mask, x: jax.Array) -> jax.Array:
+    keep_prob = mask.keep_prob
+    column = (-1, *(1,) * (x.ndim - 1))
+    keep = masks.unpack(mask.words, masks.layout_of(mask.shape)).reshape(column)
+    sharding = masks.mask_sharding(x, keep.shape)
+    keep = keep if sharding is None else jax.sharding.reshard(keep, sharding)
+    keep_prob = keep_prob.reshape(column) if jnp.ndim(keep_prob) else keep_prob
+    return masks.scale_kept_bools(keep, keep_prob, x)
 
 
 def _check_ends(nodes: Any, name: str, x: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ pair alone: not on the order of its numbers, on its place in the mask, or on wha
 are. Different pairs have different words.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,45 +18,30 @@ from jaxdrop.masks._layout import WORD, Layout, layout_of, pack
 from jaxdrop.masks._mask import Mask
 
 
-def draw_pairs(
-    key: jax.Array,
-    rate: _rate.Rate,
-    shape: tuple[int, ...],
-    first: jax.Array,
-    second: jax.Array,
-    *,
-    like: jax.Array,
-) -> Mask:
-    """The mask of ``shape`` (E, 1, ...) whose element e belongs to ``{first[e], second[e]}``.
+def draw_pairs(key: jax.Array, rate: _rate.Rate, first: jax.Array, second: jax.Array) -> Mask:
+    """The mask of shape (E,) whose element e belongs to ``{first[e], second[e]}``.
+
+    Devices that hold whole words of it do not communicate.
 
     Args:
         key: one PRNG key.
-        rate: a scalar, or one that broadcasts to ``shape``.
-        shape: of the mask, of size 1 on all axes but the first.
+        rate: a scalar, or an array of shape (E,) or (1,).
         first: integers of shape (E,), one number of each pair.
-        second: the other one.
-        like: array that the mask broadcasts to, whose sharding it takes.
+        second: the other one, sharded like the first.
     """
-    size, layout = shape[0], layout_of(shape)
-    each = Layout((size, WORD), 1, 2)  # a word per element, one bit of which is taken
-    sharding = _sharding.mask_sharding(like, shape)
-    if sharding is not None:
-        spec = jax.P(*sharding.spec[:1], None)
-        sharding = jax.NamedSharding(sharding.mesh, spec)
-
-    def column(values: jax.Array) -> jax.Array:
-        values = jnp.expand_dims(values.astype(jnp.uint32), 1)
-        return values if sharding is None else jax.sharding.reshard(values, sharding)
-
-    a, b = column(first), column(second)
-    odds = _rate.odds(rate.effective)
-    in_words = odds
-    if odds.limit.ndim:
-        flat = (odds.limit.size, 1)
-        in_words = odds._replace(
-            limit=odds.limit.reshape(flat), everything=odds.everything.reshape(flat)
-        )
+    each = Layout((*first.shape, WORD), 1, 2)  # a word per element, one bit of which is taken
+    a, b = (jnp.expand_dims(n.astype(jnp.uint32), 1) for n in (first, second))
     numbers = jnp.minimum(a, b), jnp.maximum(a, b)
-    words = draw_planes(decision_key(key, odds.known), numbers, in_words, each, sharding)
-    keep = (words & np.uint32(1)).reshape(shape)
-    return Mask(pack(_sharding.whole_runs(keep, layout), layout), odds.keep_prob, shape)
+    cipher_key, odds = decision_key(key, rate.known is not None), _rate.odds(rate.effective)
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        # Inside shard_map the words have to vary over the mesh axes that pairs vary over.
+        low, high = cipher_key.words
+        varying = (numbers[0] | numbers[1]).sum(dtype=jnp.uint32) & np.uint32(0)
+        cipher_key = dataclasses.replace(cipher_key, words=(low ^ varying, high))
+    columns = odds
+    if odds.limit.ndim:
+        limit, everything = (jnp.expand_dims(x, 1) for x in odds[:2])
+        columns = odds._replace(limit=limit, everything=everything)
+    words = draw_planes(cipher_key, numbers, columns, each, _sharding.explicit_sharding(a))
+    keep, layout = (words & np.uint32(1))[:, 0], layout_of(first.shape)
+    return Mask(pack(_sharding.whole_runs(keep, layout), layout), odds.keep_prob, first.shape)

@@ -106,9 +106,12 @@ def ends_of(num_edges):
     return edges + 3 * odd, edges + 3 * (1 - odd)
 
 
-def _edges(key, x, rate, **flag):
+def _edges(key, x, rate, *, deterministic=False):
+    if isinstance(deterministic, bool | np.bool_) and deterministic:  # nor are ends computed
+        return functional.edge_dropout(key, x, rate, deterministic=deterministic)
     senders, receivers = ends_of(x.shape[0])
-    return functional.edge_dropout(key, x, rate, senders=senders, receivers=receivers, **flag)
+    ends = {"senders": senders, "receivers": receivers}
+    return functional.edge_dropout(key, x, rate, deterministic=deterministic, **ends)
 
 
 def _keep_edges(key_words, rate, mask_shape):

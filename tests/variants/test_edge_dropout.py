@@ -10,9 +10,11 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from jax.sharding import AxisType
 
 import jaxdrop
 from jaxdrop import edge_dropout, mc
+from tests.laws.test_laws_sharding import COLLECTIVE, compiled
 from tests.support import own, reference
 from tests.support.cases import assert_probability, assert_same_bits, data, key
 from tests.support.models import each_framework
@@ -91,6 +93,41 @@ def test_rates_may_keep_edges_for_certain():
     _, pull = jax.vjp(lambda x: edge_dropout(key(), x, rates[:, None], senders=SENDERS,
                                              receivers=RECEIVERS), x)  # fmt: skip
     assert (np.asarray(pull(jnp.ones_like(x))[0])[gone] == 0).all()
+
+
+@pytest.mark.parametrize("rate", ["static", "traced", "array"])
+def test_a_part_of_the_edges_inside_shard_map_has_the_same_fates(rate):
+    """With one key: a pair has one fate on all devices, so undirected edges may be cut anywhere."""
+    mesh = jax.make_mesh((4,), ("edges",), axis_types=(AxisType.Auto,))
+    size, parts = 1600, jax.P("edges")
+    rates = jnp.full(size if rate == "array" else (), RATE)
+
+    def part(x, senders, receivers, rates):
+        used = RATE if rate == "static" else rates
+        return edge_dropout(key(), x, used, senders=senders, receivers=receivers)
+
+    specs = parts, parts, parts, parts if rate == "array" else jax.P()
+    mapped = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=parts))
+    ends = SENDERS[:size], RECEIVERS[:size]
+    with jax.debug_key_reuse(False):  # one key on purpose
+        assert_same_bits(mapped(jnp.ones(size), *ends, rates), weights(key(), RATE, *ends))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_devices_with_whole_words_do_not_communicate(kind):
+    mesh = jax.make_mesh((8,), ("edges",), axis_types=(kind,))
+    sharding, size = jax.NamedSharding(mesh, jax.P("edges")), 1792
+    with jax.set_mesh(mesh):
+        arrays = (jnp.ones((size, 3)), SENDERS[:size], RECEIVERS[:size])
+        arrays = [jax.device_put(array, sharding) for array in arrays]
+
+        def run(key, x, senders, receivers):
+            return edge_dropout(key, x, RATE, senders=senders, receivers=receivers)
+
+        program = compiled(run, key(), *arrays)
+        assert not COLLECTIVE.search(program.as_text())
+        y = program(key(), *arrays)
+    assert_same_bits(np.asarray(y)[:, 0], weights(key(), RATE, SENDERS[:size], RECEIVERS[:size]))
 
 
 def test_classes_are_the_function():
