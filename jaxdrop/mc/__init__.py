@@ -4,6 +4,7 @@ from jaxdrop.mc._adaptive import Adaptive
 from jaxdrop.mc._audit import Audit, audit
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._delta import Delta, delta
+from jaxdrop.mc._insert import Insert
 from jaxdrop.mc._marks import Site
 from jaxdrop.mc._model_fn import from_linen, from_nnx
 from jaxdrop.mc._predict import predict
@@ -17,6 +18,7 @@ __all__ = [
     "Audit",
     "Classification",
     "Delta",
+    "Insert",
     "Moments",
     "Quantiles",
     "Regression",
