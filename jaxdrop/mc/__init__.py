@@ -12,6 +12,7 @@ from jaxdrop.mc._predict_batches import predict_batches
 from jaxdrop.mc._regression import Regression, regression
 from jaxdrop.mc._samples import Quantiles, quantiles, samples
 from jaxdrop.mc._summary import Moments, Summary, combine, moments
+from jaxdrop.mc._tune import Tuned, tune
 
 __all__ = [
     "Adaptive",
@@ -24,6 +25,7 @@ __all__ = [
     "Regression",
     "Site",
     "Summary",
+    "Tuned",
     "audit",
     "classification",
     "combine",
@@ -36,4 +38,5 @@ __all__ = [
     "quantiles",
     "regression",
     "samples",
+    "tune",
 ]

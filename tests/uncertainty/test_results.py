@@ -58,6 +58,7 @@ def test_every_kind_of_result_is_among_them():
         mc.Insert,
         mc.Site,
         mc.Summary,
+        mc.Tuned,
         uncertainty.Report,
     }
 
