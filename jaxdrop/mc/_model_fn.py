@@ -83,9 +83,9 @@ def from_linen(
             `Insert` for more. A layer is named by a pattern for its path (``"*Dense_*"``; not what
             lies inside of a layer that it names), by its class, or by a function of its path; the
             first key that names it decides. Elements of its output drop, by a mask of its own in
-            every call and every turn of a loop; a loop of linen that hands one key to all of its
-            turns, as ``nn.RNN`` does, ties their masks. The paths of the sites, also for ``sites``
-            and ``rate``, are those of the layers with ``:after``, such as ``Dense_0:after``.
+            every call and every turn of a loop; a loop that hands one key to all of its turns, as
+            ``nn.RNN`` of linen or ``nnx.scan`` with ``in_axes=None``, ties their masks. The paths
+            of the sites, also for ``sites`` and ``rate``, are those of the layers with ``:after``.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
