@@ -77,7 +77,7 @@ def tune(
     num_samples: int = 64,
     chunk_size: int | Literal["auto"] = 10,
     batch_size: int | None = None,
-    balanced: bool = True,
+    balanced: bool | None = None,
     output: Callable[[Any], Any] | None = None,
     progress: bool = True,
     **kwargs: Any,
