@@ -21,7 +21,6 @@ _SLANT = 30
 _KEPT_SHARES = (1.0, 0.9, 0.8, 0.5)
 _Data = tuple[np.ndarray, np.ndarray]  # images and labels
 _Predictions = dict[str, jax.Array]  # probabilities by name
-_Curves = dict[str, uncertainty.RiskCoverage]
 
 
 class _Network(nn.Module):
@@ -59,18 +58,16 @@ def run(seed: int, epochs: int, num_samples: int, output: pathlib.Path) -> None:
     print(f"\nDropout sites that are live in Monte-Carlo prediction\n{mc.audit(fn, key, images)}")
     upright, sampled = predict(1, images)
     slanted, _ = predict(2, _turn(images, _SLANT))
-    _print_scores("Test digits as they are", upright, labels)
-    _print_scores(
-        f"The same digits turned by {_SLANT}°, as never seen in training", slanted, labels
-    )
+    print(f"\nTest digits as they are\n{uncertainty.report(upright, labels)}")
+    title = f"The same digits turned by {_SLANT}°, as never seen in training"
+    print(f"\n{title}\n{uncertainty.report(slanted, labels)}")
 
     chosen = _most_certain(sampled, labels)
     turned = np.concatenate([_turn(images[chosen : chosen + 1], angle) for angle in _ANGLES])
     turning = predict(3, turned)
     _print_turning(*turning, int(labels[chosen]))
-    curves = {name: _curve(row, labels) for name, row in slanted.items()}
-    _print_refusing(curves)
-    path = _draw(output, slanted, labels, curves, turned, turning[1])
+    _print_refusing(slanted, labels)
+    path = _draw(output, slanted, labels, turned, turning[1])
     print(f"\n{time.perf_counter() - started:.0f} s. Picture: {path}")
 
 
@@ -132,23 +129,6 @@ def _most_certain(sampled: mc.Classification, labels: np.ndarray) -> int:
     return int(np.argmin(np.where(right, sampled.mutual_information, np.inf)))
 
 
-def _curve(probabilities: jax.Array, labels: np.ndarray) -> uncertainty.RiskCoverage:
-    wrong = probabilities.argmax(-1) != labels
-    return uncertainty.risk_coverage(uncertainty.entropy(probabilities), wrong)
-
-
-def _print_scores(title: str, predictions: _Predictions, labels: np.ndarray) -> None:
-    print(f"\n{title}\n{'':22}  accuracy       NLL     Brier       ECE")
-    for name, probabilities in predictions.items():
-        scores = (
-            uncertainty.accuracy(probabilities, labels),
-            uncertainty.negative_log_likelihood(probabilities, labels),
-            uncertainty.brier_score(probabilities, labels),
-            uncertainty.expected_calibration_error(probabilities, labels),
-        )
-        print(f"{name:22}" + "".join(f"{float(score):10.4f}" for score in scores))
-
-
 def _print_turning(predictions: _Predictions, sampled: mc.Classification, digit: int) -> None:
     one_pass, many = predictions.values()
     print(f"\nA {digit}, turned: class and its probability, and what the model does not know")
@@ -160,10 +140,12 @@ def _print_turning(predictions: _Predictions, sampled: mc.Classification, digit:
         print(f"{angle:4d}°   {first}     {second}       {information:.3f} {bar}".rstrip())
 
 
-def _print_refusing(curves: _Curves) -> None:
+def _print_refusing(predictions: _Predictions, labels: np.ndarray) -> None:
     print(f"\nTurned by {_SLANT}°: accuracy of those kept when the least certain are refused")
     print(f"{'share kept':22}" + "".join(f"{share:10.0%}" for share in _KEPT_SHARES))
-    for name, curve in curves.items():
+    for name, probabilities in predictions.items():
+        wrong = probabilities.argmax(-1) != labels
+        curve = uncertainty.risk_coverage(uncertainty.entropy(probabilities), wrong)
         last = [round(share * len(curve.risk)) - 1 for share in _KEPT_SHARES]
         print(f"{name:22}" + "".join(f"{float(1 - curve.risk[i]):10.4f}" for i in last))
 
@@ -172,12 +154,11 @@ def _draw(
     output: pathlib.Path,
     predictions: _Predictions,
     labels: np.ndarray,
-    curves: _Curves,
     turned: np.ndarray,
     turning: mc.Classification,
 ) -> pathlib.Path:
     """Saves the picture and returns its path."""
-    figure, (left, middle, right) = plots.figure(3)
+    figure, (left, *others) = plots.figure(4)
     left.plot(_ANGLES, turning.mutual_information, "o-", label="mutual information, nats")
     left.plot(_ANGLES, turning.probabilities.max(-1), "s--", label="highest probability")
     for angle, image, row in zip(_ANGLES, turned, turning.probabilities):
@@ -188,14 +169,8 @@ def _draw(
     left.set(xlabel="turned by, degrees", title="A digit turned, and what it is taken for")
     left.set(ylim=(0, 1.32), xlim=(-10, 190), xticks=_ANGLES[::2])
     left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncol=2)
-    plots.risk_coverage(middle, curves)
-    middle.set(title=f"Digits turned by {_SLANT}°: refusing the least certain")
-    reliability = {
-        name: uncertainty.reliability_curve(probabilities, labels, num_bins=10)
-        for name, probabilities in predictions.items()
-    }
-    plots.reliability_diagram(right, reliability)
-    right.set(title=f"Digits turned by {_SLANT}°: reliability")
+    plots.overview(predictions, labels, axes=others)
+    figure.suptitle(f"One digit while it turns, and all digits turned by {_SLANT}°")
     output.mkdir(parents=True, exist_ok=True)
     path = output / "uncertainty.png"
     figure.savefig(path, dpi=110)

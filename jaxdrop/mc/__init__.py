@@ -4,6 +4,7 @@ from jaxdrop.mc._adaptive import Adaptive
 from jaxdrop.mc._audit import Audit, audit
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._delta import Delta, delta
+from jaxdrop.mc._insert import Insert
 from jaxdrop.mc._marks import Site
 from jaxdrop.mc._model_fn import from_linen, from_nnx
 from jaxdrop.mc._predict import predict
@@ -11,17 +12,20 @@ from jaxdrop.mc._predict_batches import predict_batches
 from jaxdrop.mc._regression import Regression, regression
 from jaxdrop.mc._samples import Quantiles, quantiles, samples
 from jaxdrop.mc._summary import Moments, Summary, combine, moments
+from jaxdrop.mc._tune import Tuned, tune
 
 __all__ = [
     "Adaptive",
     "Audit",
     "Classification",
     "Delta",
+    "Insert",
     "Moments",
     "Quantiles",
     "Regression",
     "Site",
     "Summary",
+    "Tuned",
     "audit",
     "classification",
     "combine",
@@ -34,4 +38,5 @@ __all__ = [
     "quantiles",
     "regression",
     "samples",
+    "tune",
 ]

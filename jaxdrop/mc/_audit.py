@@ -1,5 +1,6 @@
 """Where a model drops, before anything runs: what its program notes, and what it draws."""
 
+import fnmatch
 import json
 import textwrap
 import warnings
@@ -17,7 +18,8 @@ from jaxdrop.mc._marks import Choice, Site
 _COLUMNS = 80
 _REMEDY = """
 Add a layer that drops, such as flax.linen.Dropout, flax.nnx.Dropout or one of
-jaxdrop.linen or jaxdrop.nnx; what is trained without one may get it afterwards.
+jaxdrop.linen or jaxdrop.nnx. A model that was trained without one gets dropout
+from the adapter: from_linen(model, variables, insert={"*Dense_*": 0.1}).
 A model that drops by a function and a key takes the key as an argument."""
 
 
@@ -163,7 +165,8 @@ def _sites(jaxpr: Jaxpr, drawn: list[Draw]) -> tuple[tuple[Site, ...], tuple[str
         sentences += [f"a pass does not come to {site.path}" for site in missing if site.live]
         off = {site.path for site in choice.sites if not site.live}
         for site in by_themselves:
-            said = _decide.unreached(site.path, site.kind, site.path in off, choice.has_rate)
+            has_rate = any(fnmatch.fnmatchcase(site.path, pattern) for pattern in choice.rated)
+            said = _decide.unreached(site.path, site.kind, site.path in off, has_rate)
             sentences += [] if said is None else [said]
         if choice.unmatched is not None:
             paths = ", ".join(repr(site.path) for site in choice.sites)

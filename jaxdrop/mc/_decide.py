@@ -17,6 +17,8 @@ import numpy as np
 
 from jaxdrop.functional import _internal as functional
 from jaxdrop.masks import _internal as masks
+from jaxdrop.mc import _insert
+from jaxdrop.mc._insert import Called, Insertions, Place
 
 # What a module is to a pass: what its class declares, or a module of Flax's that drops.
 Role = functional.Role | Literal["attention"]
@@ -72,10 +74,11 @@ class Decision(NamedTuple):
 
 
 class Override(NamedTuple):
-    """One rate for all sites.
+    """Another rate for sites.
 
     Attributes:
-        rate: a scalar array, or None if the sites keep their rates.
+        rate: a scalar array, or None if the sites keep their rates. In a plan with groups, a tuple
+            of one for each; there None is a rate that is known to be 0.
         off: whether the rate is known to be 0: nothing drops, and no module is told to.
         zero_rates: whether the rate is also for sites whose own is known to be 0.
     """
@@ -149,12 +152,19 @@ class Plan(NamedTuple):
         hidden: paths of the chosen sites that stand under an ``if`` of a module around them, which
             is told to drop for their sake.
         prefix: path of the model, if it is a part of another one.
+        groups: patterns of the sites that have a rate of the override each; empty if one is for
+            all of them.
+        insert: where dropout is inserted.
+        called: notes where that was so in a pass; None outside of one.
     """
 
     sites: Any = None
     override: Override = OWN_RATES
     hidden: tuple[str, ...] = ()
     prefix: Path = ()
+    groups: tuple[str, ...] = ()
+    insert: Insertions = ()
+    called: Called | None = None
 
     def at_rate(self, rate: Any) -> "Plan":
         """The plan with another rate instead of those of the sites, or None."""
@@ -172,12 +182,24 @@ class Plan(NamedTuple):
         self, role: Role, path: Path, rate: Any, flag: Any = None, fixed: bool = False
     ) -> Decision:
         """What the module at a path of `path` does, as the function `decide` says."""
-        return decide(role, self.is_chosen(path), rate, flag, self.override, fixed)
+        return decide(role, self.is_chosen(path), rate, flag, self.override_at(path), fixed)
+
+    def override_at(self, path: Path) -> Override:
+        """The override of the site at a path of `path`."""
+        if not self.groups:
+            return self.override
+        rate, off = None, False
+        for number, pattern in enumerate(self.groups):
+            if fnmatch.fnmatchcase("/".join(path), pattern):
+                rate = self.override.rate[number]
+                off = rate is None
+                break
+        return self.override._replace(rate=rate, off=off)
 
     def is_chosen(self, path: Path) -> bool:
         """Whether the site at a path of `path` is one of those that drop."""
         joined = "/".join(path)
-        if self.override.off:
+        if self.override_at(path).off:
             return False
         if isinstance(self.sites, str):
             return fnmatch.fnmatchcase(joined, self.sites)
@@ -193,8 +215,34 @@ class Plan(NamedTuple):
 
     def unreached(self, path: Path, kind: type) -> str | None:
         """A sentence about a module that has dropped by itself, if it should have been kept off."""
-        has_rate = self.override.rate is not None
+        has_rate = self.override_at(path).rate is not None
         return unreached("/".join(path), kind.__name__, not self.is_chosen(path), has_rate)
+
+    def place(self, path: Path, kind: type) -> Place | None:
+        """Where dropout is inserted beside the layer at a path of `path`, or None."""
+        if self.called is None or (path == self.prefix and self.prefix):
+            return None  # a model inside another one is the layer that holds it
+        self.called.paths.setdefault("/".join(path), kind.__name__)
+        for number, (layers, insert) in enumerate(self.insert):
+            if _names_layer(layers, path, kind):
+                name = f"{path[-1] if path else ''}:{'before' if insert.before else 'after'}"
+                layer = f"{'/'.join(path) or 'the model'} ({kind.__name__})"
+                return Place((*path[:-1], name), layer, insert, number, self.called)
+        return None
+
+
+def _names_layer(layers: _insert.Layers, path: Path, kind: type) -> bool:
+    """Whether a key of ``insert=`` names a layer."""
+    if isinstance(layers, type):
+        return issubclass(kind, layers)
+    if not isinstance(layers, str):
+        return bool(layers("/".join(path)))
+    # Not what lies inside a layer that it names. The whole model is not meant by a star.
+    parts = ["/".join(path[:length]) for length in range(1, len(path) + 1)]
+    *outer, joined = parts or [""]
+    if any(fnmatch.fnmatchcase(each, layers) for each in outer):
+        return False
+    return fnmatch.fnmatchcase(joined, layers) if path else not layers
 
 
 def unreached(path: str, kind: str, off: bool, has_rate: bool) -> str | None:

@@ -16,10 +16,12 @@ from flax import linen as nn
 from flax.core import scope
 from jax.core import Tracer
 
+from jaxdrop import functional
 from jaxdrop.linen import _internal as linen
 from jaxdrop.mc import _checks, _decide, _fingerprint, _jaxpr, _marks
 from jaxdrop.mc._decide import Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
+from jaxdrop.mc._insert import Place
 from jaxdrop.mc._model_fn import ModelFn
 
 _active: contextvars.ContextVar[Any] = contextvars.ContextVar("active", default=None)
@@ -124,9 +126,11 @@ def intercepted(plan: Plan, key: jax.Array) -> Generator[None]:
 def _decisions(plan: Plan, key: jax.Array) -> Any:
     """What a plan decides, equal only if it is the same: jit finds a function by it."""
     rate, sites = plan.override.rate, _fingerprint.fingerprint(plan.sites)
-    if isinstance(rate, Tracer) or (sites is None and isinstance(key, Tracer)):
+    is_traced = any(isinstance(each, Tracer) for each in jax.tree.leaves(rate))
+    # What was compiled before does not say again where dropout was inserted.
+    if is_traced or plan.called or (sites is None and isinstance(key, Tracer)):
         return object()
-    override = plan.override._replace(rate=None if rate is None else float(rate))
+    override = plan.override._replace(rate=jax.tree.map(float, rate))
     return plan._replace(
         sites=weakref.ref(plan.sites) if sites is None else sites, override=override
     )
@@ -137,6 +141,7 @@ class _Interceptor:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.beside: list[Path] = []  # layers that are being called, with dropout inserted
         self.inside: list[Any] = []  # modules that are being called: a subclass calls its parent's
 
     def __call__(self, next_method: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -144,6 +149,45 @@ class _Interceptor:
         if module.scope is None:  # unbound, it is not at a place of the model
             return next_method(*args, **kwargs)
         path, is_call = self.plan.path(module.path), name == "__call__"
+        # A lifted transform calls a copy of the module, a subclass its parent: all at one path.
+        place = None
+        if is_call and path not in self.beside:
+            place = self.plan.place(path, type(module))
+        if place is None:
+            return self.run(next_method, module, path, name, args, kwargs)
+        if place.insert.before:
+            drop = lambda x: self.inserted(module, place, x)  # noqa: E731
+            args, kwargs = place.replaced(next_method, args, kwargs, drop)
+        self.beside.append(path)
+        try:
+            output = self.run(next_method, module, path, name, args, kwargs)
+        finally:
+            self.beside.pop()
+        return output if place.insert.before else self.inserted(module, place, output)
+
+    def inserted(self, module: Any, place: Place, x: Any) -> Any:
+        """``x`` with dropout that the model itself does not have."""
+        place.come(x)
+        decision = self.plan.decide("drops", place.path, place.insert.rate)
+        x = _marks.mark_site(x, place.path, nn.Dropout, decision.marked, decision.live)
+        if not decision.live:
+            return x
+        try:
+            key = _marks.site_key(module.make_rng("dropout"), place.path)
+        except errors.InvalidRngError as error:
+            raise ValueError(
+                f"insert: expected a layer that gets keys, got {place.layer} inside a transform "
+                "of Flax that passes none on; name the layer around it"
+            ) from error
+        is_convolution = isinstance(module, nn.Conv | nn.ConvLocal | nn.ConvTranspose)
+        shared = place.shared(module.kernel_size if is_convolution else None)
+        return functional.dropout(key, x, decision.rate, broadcast_dims=shared)
+
+    def run(
+        self, next_method: Any, module: Any, path: Path, name: str, args: Any, kwargs: Any
+    ) -> Any:
+        """A method of a module, with the decision of the plan applied to it."""
+        is_call = name == "__call__"
         role = _decide.role_of(module, nn.Dropout, nn.MultiHeadDotProductAttention)
         if role == "cell":
             return self.cell(next_method, module, path, name, args, kwargs)

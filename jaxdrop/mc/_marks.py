@@ -62,12 +62,12 @@ class Choice(NamedTuple):
     Attributes:
         sites: all sites that there are if all drop, live if they are chosen.
         unmatched: the choice in words, if no site matches it; else None.
-        has_rate: whether there is a rate instead of those of the sites.
+        rated: patterns of the sites that have another rate than their own.
     """
 
     sites: list[Site]
     unmatched: str | None
-    has_rate: bool
+    rated: list[str]
 
 
 def mark_site(

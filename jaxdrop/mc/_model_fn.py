@@ -1,8 +1,10 @@
 """A model as a function of a key: `from_linen`, `from_nnx`, and what their functions share."""
 
+import dataclasses
+import fnmatch
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _audit, _checks, _jaxpr, _marks, _pytrees
+from jaxdrop.mc import _audit, _checks, _insert, _jaxpr, _marks, _pytrees
 from jaxdrop.mc._decide import Override, Plan
 from jaxdrop.mc._fingerprint import ByValue
+from jaxdrop.mc._insert import Called, Insert, Layers
 from jaxdrop.mc._marks import Choice, Site
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from jaxdrop.mc._nnx import NnxFn
 
 Sites = str | Callable[[str], bool] | None
+Rate = ArrayLike | Mapping[str, ArrayLike] | None
 
 
 def from_linen(
@@ -32,9 +36,10 @@ def from_linen(
     *,
     method: Any = None,
     sites: Sites = None,
-    rate: ArrayLike | None = None,
+    rate: Rate = None,
     zero_rates: bool = False,
     shared_masks: bool = False,
+    insert: Mapping[Layers, float | Insert] | None = None,
 ) -> "LinenFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
@@ -66,21 +71,33 @@ def from_linen(
         rate: probability of dropping at every site instead of its own, in [0, 1]; may be traced.
             The program takes it as an array, so a sweep over rates compiles once. Noise that has
             no rate, layers whose rate decides a shape (tokens, hidden units) and sites whose rate
-            is known to be 0 keep theirs. If ``rate`` is known to be 0, nothing drops.
+            is known to be 0 keep theirs. If ``rate`` is known to be 0, nothing drops. Or a dict
+            of rates by patterns, such as ``{"encoder/*": 0.1, "head*": 0.5}``: a site gets that of
+            the pattern that matches its path, and sites that none matches keep theirs.
         zero_rates: if true, ``rate`` also applies to sites whose rate is known to be 0, in
             recurrent cells, too.
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
             the arguments then has examples on axis 0, and the model runs for each example as a
             batch of one, of which a `SubsetResidual` always keeps the only example.
+        insert: dropout to put where the model has none: a dict from layers to rates, or to an
+            `Insert` for more. A layer is named by a pattern for its path (``"*Dense_*"``; not what
+            lies inside of a layer that it names), by its class, or by a function of its path; the
+            first key that names it decides. Elements of its output drop, by a mask of its own in
+            every call and every turn of a loop; a loop that hands one key to all of its turns, as
+            ``nn.RNN`` of linen or ``nnx.scan`` with ``in_axes=None``, ties their masks. The paths
+            of the sites, also for ``sites`` and ``rate``, are those of the layers with ``:after``.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
         TypeError: ``model`` is not an unbound linen module, ``variables`` is not a dict, ``sites``
-            is neither a pattern nor a function, or ``rate`` is not a number.
+            is neither a pattern nor a function, ``rate`` is not a number, or ``insert`` not a dict
+            of layers and rates. The function raises it if a layer of ``insert`` does not return an
+            array of floating numbers.
         ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``variables`` are not
-            collections.
+            collections. The function raises it if a key of ``insert`` or a pattern of ``rate``
+            names nothing, or two patterns of ``rate`` one site.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -97,7 +114,7 @@ def from_linen(
 
     _checks.check_linen(model)
     _checks.check_variables(variables)
-    checked, plan = planned(sites, rate, zero_rates)
+    checked, plan = planned(sites, rate, zero_rates, insert)
     return LinenFn(variables, checked, ByValue(model), method, plan, bool(shared_masks))
 
 
@@ -105,9 +122,10 @@ def from_nnx(
     model: "nnx.Module",
     *,
     sites: Sites = None,
-    rate: ArrayLike | None = None,
+    rate: Rate = None,
     zero_rates: bool = False,
     shared_masks: bool = False,
+    insert: Mapping[Layers, float | Insert] | None = None,
 ) -> "NnxFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
@@ -127,13 +145,13 @@ def from_nnx(
         rate: as for `from_linen`.
         zero_rates: as for `from_linen`.
         shared_masks: as for `from_linen`.
+        insert: as for `from_linen`; a path is made of attributes and numbers: ``"layers/0"``.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
-        TypeError: ``model`` is not an nnx.Module, ``sites`` is neither a pattern nor a function,
-            or ``rate`` is not a number.
+        TypeError: ``model`` is not an nnx.Module; else as for `from_linen`.
         ValueError: ``rate`` lies outside [0, 1] or is not a scalar. The function raises it if a
             pass changes a variable of the model, which would be lost: a cache, a counter, or the
             statistics of a layer that is not a norm by its name.
@@ -152,31 +170,51 @@ def from_nnx(
     """
     from jaxdrop.mc import _nnx  # it loads flax.nnx
 
-    return _nnx.nnx_fn(model, sites, rate, zero_rates, shared_masks)
+    return _nnx.nnx_fn(model, shared_masks, sites, rate, zero_rates, insert)
 
 
-def planned(sites: Any, rate: ArrayLike | None, zero_rates: bool) -> tuple[jax.Array | None, Plan]:
+def planned(sites: Any, rate: Any, zero_rates: bool, insert: Any) -> tuple[Any, Plan]:
     """The checked rate for all sites, and the plan of every pass without it.
 
     The rate is an array, so that another value is the same program. It is None if none was
-    asked for, or if it is known to be 0.
+    asked for, or if it is known to be 0. Of a dict of rates it is a tuple of those.
     """
     if not (sites is None or isinstance(sites, str) or callable(sites)):
         raise TypeError(
             f"sites: expected a pattern or a function of the path, got {sites!r}; write for "
             "example sites='encoder/*', or sites=lambda path: path.endswith('Dropout_0')"
         )
-    array, off = None, False
-    if rate is not None:
-        checked = masks.check_rate(rate).value
-        array = jnp.asarray(checked, jnp.float32)
-        if array.ndim:
-            raise ValueError(
-                f"rate: expected a scalar, one for all sites, got shape {array.shape}; "
-                "write for example rate=0.2"
+    plan = Plan(sites, Override(zero_rates=bool(zero_rates)), insert=_insert.checked(insert))
+    return with_rate(plan, rate)
+
+
+def with_rate(plan: Plan, rate: Any) -> tuple[Any, Plan]:
+    """The checked rate, and the plan with it instead of another one."""
+    if isinstance(rate, Mapping):
+        if not rate or not all(isinstance(pattern, str) for pattern in rate):
+            raise TypeError(
+                f"rate: expected patterns of sites as keys, at least one, got {list(rate)}; write "
+                "for example rate={'encoder/*': 0.1, 'head*': 0.5}"
             )
-        off = not isinstance(checked, Tracer) and not np.any(np.asarray(checked))
-    return None if off else array, Plan(sites, Override(None, off, bool(zero_rates)))
+        array, off = tuple(_rate(each)[0] for each in rate.values()), False
+    else:
+        array, off = (None, False) if rate is None else _rate(rate)
+    groups = tuple(rate) if isinstance(rate, Mapping) else ()
+    override = plan.override._replace(rate=None, off=off)
+    return array, plan._replace(override=override, groups=groups)
+
+
+def _rate(rate: Any) -> tuple[jax.Array | None, bool]:
+    """A checked rate as an array, and whether it is known to be 0; then it is None."""
+    checked = masks.check_rate(rate).value
+    array = jnp.asarray(checked, jnp.float32)
+    if array.ndim:
+        raise ValueError(
+            f"rate: expected a scalar, one for all sites, got shape {array.shape}; "
+            "write for example rate=0.2"
+        )
+    off = not isinstance(checked, Tracer) and not np.any(np.asarray(checked))
+    return None if off else array, off
 
 
 class ModelFn:
@@ -185,6 +223,11 @@ class ModelFn:
     rate: Any
     plan: Plan  # but for the rate, which may be traced
     shared_masks: bool
+
+    def with_rate(self, rate: Any) -> Self:
+        """The function with another ``rate=``: a number, a dict of them, or None."""
+        array, plan = with_rate(self.plan, rate)
+        return dataclasses.replace(self, rate=array, plan=plan)  # pyright: ignore
 
     def run(self, key: jax.Array, plan: Plan, args: Any, kwargs: Any) -> Any:
         """One pass by a plan."""
@@ -203,14 +246,24 @@ class ModelFn:
 
     def _pass(self, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
         plan = self.plan.at_rate(self.rate)
+        if not plan.insert:
+            return self._planned(key, plan, args, kwargs)
+        called = Called()
+        output = self._planned(key, plan._replace(called=called), args, kwargs)
+        called.check(plan.insert)
+        return output
+
+    def _planned(self, key: jax.Array, plan: Plan, args: Any, kwargs: Any) -> Any:
         sites, off = plan.sites, plan.override.off
-        everywhere = sites is None and not off
+        everywhere = sites is None and not off and not plan.groups
         if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
             return self.run(key, plan, args, kwargs)
         # Passes that are only traced say which sites there are, and which of the chosen ones are
         # not reached because a module around them is told to evaluate.
-        all_on = plan._replace(sites=None, override=plan.override._replace(off=False))
+        on = plan.override._replace(off=False, rate=None if plan.groups else plan.override.rate)
+        all_on = plan._replace(sites=None, override=on, groups=())
         known = [] if everywhere else self._sites(all_on, key, args, kwargs)
+        _check_groups(plan.groups, known)
         known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
         chosen = {site.path for site in known if site.live}
         if chosen:
@@ -221,7 +274,8 @@ class ModelFn:
         if known and not chosen and not off:
             is_pattern = isinstance(sites, str)
             unmatched = f"sites={sites!r}" if is_pattern else "the function given as sites="
-        return _marks.mark_choice(output, Choice(known, unmatched, self.rate is not None))
+        rated = list(plan.groups) or ([] if self.rate is None else ["*"])
+        return _marks.mark_choice(output, Choice(known, unmatched, rated))
 
     def _sites(self, plan: Plan, key: jax.Array, args: Any, kwargs: Any) -> list[Site]:
         """The sites of a pass by another plan, which is traced and not run."""
@@ -229,3 +283,23 @@ class ModelFn:
         with _marks.auditing(True), _marks.writing(True), jax.disable_jit(False):
             program = jax.make_jaxpr(lambda key: self.run(key, plan, args, kwargs))(key)
         return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])[0]
+
+
+def _check_groups(groups: Sequence[str], sites: Sequence[Site]) -> None:
+    """Refuses patterns of ``rate=`` that no site matches, and a site that two of them match."""
+    seen: dict[str, str] = {}  # patterns by path
+    for pattern in groups:
+        matching = {site.path for site in sites if fnmatch.fnmatchcase(site.path, pattern)}
+        if not matching:
+            paths = ", ".join(repr(site.path) for site in sites) or "none"
+            raise ValueError(
+                f"rate: expected patterns of dropout sites, got {pattern!r}, which matches none of "
+                f"those there are: {paths}; print jaxdrop.mc.audit for them"
+            )
+        # The first one must not decide, because jit sorts the keys of a dict.
+        for path in sorted(matching & seen.keys()):
+            raise ValueError(
+                "rate: expected patterns that match different sites, got "
+                f"{seen[path]!r} and {pattern!r}, which both match {path!r}; leave it to one"
+            )
+        seen |= dict.fromkeys(matching, pattern)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.typing import ArrayLike
 
 from jaxdrop.mc import _checks, _jaxpr, _marks, _model_fn
 from jaxdrop.mc._decide import Plan
@@ -43,12 +42,10 @@ class NnxFn(_model_fn.ModelFn):
         return output
 
 
-def nnx_fn(
-    model: Any, sites: Any, rate: ArrayLike | None, zero_rates: bool, shared_masks: bool
-) -> NnxFn:
-    """What `from_nnx` returns."""
+def nnx_fn(model: Any, shared_masks: bool, *choices: Any) -> NnxFn:
+    """What `from_nnx` returns; the choices are those of `planned`."""
     _checks.check_nnx(model, nnx.Module)
-    checked, plan = _model_fn.planned(sites, rate, zero_rates)
+    checked, plan = _model_fn.planned(*choices)
     graph, state = nnx.split(_evaluating(model))
     return NnxFn(state, checked, ByValue(graph), plan, bool(shared_masks))
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxdrop.mc import _decide, _linen, _marks, _nnx_streams
 from jaxdrop.mc._decide import Decision, Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
+from jaxdrop.mc._insert import Place
 from jaxdrop.nnx import Dropout, attention_fn
 
 
@@ -19,12 +20,19 @@ def enliven(model: nnx.Module, plan: Plan, key: jax.Array) -> None:
     """Turns the modules of a model that is a copy into ones that do what the plan decides."""
     like = _nnx_streams.stacks(model)
     for path, node in list(nnx.iter_graph(model)):
-        mixin = _live_mixin(node) if isinstance(node, nnx.Module) else None
+        if not isinstance(node, nnx.Module):
+            continue
+        live: Any = node
+        layer, stacked = type(node), like(path)
+        mixin = _live_mixin(node)
         if mixin is not None:
-            kind = Dropout if type(node) is nnx.Dropout else type(node)
-            live: Any = node
+            kind = Dropout if layer is nnx.Dropout else layer
             live.__class__ = _live_class(mixin, kind)
-            live.site_prepare(plan, plan.path(path), key, like(path))
+            live.site_prepare(plan, plan.path(path), key, stacked)
+        place = plan.place(plan.path(path), layer) if callable(node) else None
+        if place is not None:
+            live.__class__ = _live_class(_LiveLayer, type(node))
+            live.site_beside(plan, place, layer, key, stacked)
 
 
 class Live(nnx.Module):
@@ -82,6 +90,37 @@ class Live(nnx.Module):
     def site_marked(self, x: Any, decision: Decision) -> Any:
         """``x``, with the module noted as a site."""
         return _marks.mark_site(x, self.site_path, type(self), decision.marked, decision.live)
+
+
+class _LiveLayer(nnx.Module):
+    """A layer with dropout inserted beside it, which then is a module inside it."""
+
+    # To a linen model inside the nnx model, attributes of other names are variables.
+    to_nnx__place: ByValue
+    to_nnx__dropout: Any
+
+    def site_beside(self, plan: Plan, place: Place, kind: type, key: jax.Array, like: Any) -> None:
+        """Makes the dropout."""
+        is_convolution = issubclass(kind, nnx.Conv | nnx.ConvTranspose)
+        shared = place.shared(vars(self)["kernel_size"] if is_convolution else None)
+        dropout: Any = Dropout(place.insert.rate, broadcast_dims=shared)
+        dropout.__class__ = _live_class(_LiveDropout, Dropout)
+        dropout.site_prepare(plan, place.path, key, like)
+        self.to_nnx__dropout = nnx.data(dropout)
+        vars(self).update(to_nnx__place=ByValue(place))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call: Any = super().__call__  # pyright: ignore
+        place: Place = self.to_nnx__place.value
+
+        def drop(x: Any) -> Any:
+            place.come(x)
+            return self.to_nnx__dropout(x)
+
+        if place.insert.before:
+            args, kwargs = place.replaced(call, args, kwargs, drop)
+            return call(*args, **kwargs)
+        return drop(call(*args, **kwargs))
 
 
 class _LiveDropout(Live):
@@ -152,10 +191,9 @@ class _LiveBridge(Live):
         had = next((stream for _, stream in streams.items()), None) if streams else None
         stream = _nnx_streams.of_site(key, path, had, like)
         self.to_nnx__stream = nnx.data(stream)
-        rate = plan.override.rate
-        if rate is not None:
-            rate = jnp.broadcast_to(rate, _nnx_streams.shape_of(stream))
-        self.to_nnx__rate = nnx.data(rate)
+        shape = _nnx_streams.shape_of(stream)
+        each = jax.tree.map(lambda rate: jnp.broadcast_to(rate, shape), plan.override.rate)
+        self.to_nnx__rate = nnx.data(each)
         self.to_nnx__plan = ByValue(plan.at_rate(None)._replace(prefix=path))
 
     def __call__(self, *args: Any, rngs: Any = None, **kwargs: Any) -> Any:

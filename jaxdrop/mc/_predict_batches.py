@@ -123,9 +123,9 @@ def predict_batches(
     summary, counts, within = planned(summary, balanced, *numbers)
     results, first, axes, done, settled, fits = [], None, None, 0, None, None
     axes_of_state = None
-    for number, batch in enumerate(_with_bar(batches, progress)):
+    for number, batch in enumerate(with_bar(batches, progress, "batch")):
         args = _arguments(batch, inputs)
-        size = _examples(args)
+        size = examples(args)
         first = args if first is None else first
         args = _filled(args, first, size)
         one, args = _keyed(fn, keys, args, done)
@@ -189,23 +189,24 @@ def _state(fn: Any, options: Any) -> Callable[..., Any]:
     return state
 
 
-def _with_bar(batches: Iterable[Any], progress: bool) -> Iterable[Any]:
+def with_bar(batches: Iterable[Any], progress: bool, unit: str) -> Iterable[Any]:
+    """What is iterated over, with a bar if it is asked for and tqdm is there."""
     if not progress:
         return batches
     try:
         from tqdm import tqdm
     except ImportError:
         return batches
-    return tqdm(batches, unit="batch", ncols=78)
+    return tqdm(batches, unit=unit, ncols=78)
 
 
-def _examples(args: Any) -> int:
+def examples(args: Any, name: str = "batches") -> int:
     """Number of examples of a batch."""
     leaves = [leaf for leaf in jax.tree.leaves(args) if _pytrees.is_array(leaf)]
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise ValueError(
-            "batches: expected arrays with the same number of examples on axis 0, at least one, "
+            f"{name}: expected arrays with the same number of examples on axis 0, at least one, "
             f"got shapes {[leaf.shape for leaf in leaves]}; bind what is the same for all batches "
             "in a lambda"
         )
@@ -214,7 +215,7 @@ def _examples(args: Any) -> int:
 
 def _filled(args: Any, first: Any, size: int) -> Any:
     """The arguments with as many examples as the first ones, which they are then placed like."""
-    largest = _examples(first)
+    largest = examples(first)
     if size > largest:
         raise ValueError(
             f"batches: expected at most as many examples as in the first, {largest}, got {size}; "
@@ -273,7 +274,7 @@ def _keyed(fn: Any, keys: str, args: Any, done: int) -> tuple[Any, Any]:
     """The function to sample and its arguments, by what gets a key of its own."""
     if keys != "example":
         return fn, args
-    size = _examples(args)
+    size = examples(args)
     numbers = np.arange(done, done + size).astype(np.uint32)
     return Partial(_each_example, fn), (numbers, *args)
 

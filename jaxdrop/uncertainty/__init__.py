@@ -8,6 +8,7 @@ the row ``[1 - p, p]``.
 
 from jaxdrop.uncertainty._auroc import auroc, false_positive_rate
 from jaxdrop.uncertainty._batch_bald import BatchSelection, batch_bald
+from jaxdrop.uncertainty._conformal import Interval, conformal_interval, conformal_quantile
 from jaxdrop.uncertainty._crps import gaussian_crps, sample_crps
 from jaxdrop.uncertainty._entropy import (
     entropy,
@@ -36,6 +37,7 @@ from jaxdrop.uncertainty._reliability_curve import (
     expected_calibration_error,
     reliability_curve,
 )
+from jaxdrop.uncertainty._report import Report, report
 from jaxdrop.uncertainty._risk_coverage import (
     RiskCoverage,
     area_under_generalized_risk_coverage,
@@ -58,11 +60,14 @@ from jaxdrop.uncertainty._spread import (
     variation_ratio,
 )
 from jaxdrop.uncertainty._temperature_scaling import temperature_scaling
+from jaxdrop.uncertainty._variance_scaling import variance_scaling
 
 __all__ = [
     "BatchSelection",
+    "Interval",
     "QuantileCurve",
     "ReliabilityCurve",
+    "Report",
     "RiskCoverage",
     "ScoringRuleSplit",
     "VarianceSplit",
@@ -73,6 +78,8 @@ __all__ = [
     "batch_bald",
     "brier_score",
     "classwise_calibration_error",
+    "conformal_interval",
+    "conformal_quantile",
     "entropy",
     "epig",
     "epistemic_by_class",
@@ -92,12 +99,14 @@ __all__ = [
     "quantile_calibration_error",
     "quantile_curve",
     "reliability_curve",
+    "report",
     "risk_coverage",
     "root_mean_squared_error",
     "sample_crps",
     "scoring_rule_split",
     "smooth_calibration_error",
     "temperature_scaling",
+    "variance_scaling",
     "variance_split",
     "variation_ratio",
 ]

@@ -49,6 +49,7 @@ ONE_ROW = {
     *("test_linen", "test_vit", "test_lora", "test_edge_dropout", "test_neftune_noise"),
     *("test_mc_adapters", "test_mc_attention", "test_mc_batches", "test_mc_classification"),
     *("test_mc_closures", "test_mc_decide", "test_mc_mesh", "test_mc_options", "test_mc_predict"),
+    *("test_mc_insert", "test_mc_tune"),
     *("test_mc_own_functions", "test_mc_program", "test_mc_regression", "test_mc_same_program"),
     *("test_mc_sites", "test_mc_summaries", "test_mc_unreached"),
     *("test_attention_dropout", "test_dot_product_attention", "test_drop_block", "test_drop_key"),

@@ -12,6 +12,7 @@ from jaxdrop import uncertainty
 from jaxdrop.plots import (
     figure,
     mask_gallery,
+    overview,
     predictive_bands,
     reliability_diagram,
     risk_coverage,
@@ -335,6 +336,36 @@ def test_curves_are_drawn_as_they_are():
     axes = one()
     risk_coverage(axes, {"model": uncertainty.risk_coverage(1 - p.max(-1), labels == 1)})
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1 / 3, 1], [2 / 3, 1], [1, 2 / 3]])
+
+
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_an_overview_draws_each_prediction_on_three_axes(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    p = jax.nn.softmax(jnp.asarray(rng.normal(size=(40, 3)), jnp.float32))
+    labels = rng.integers(0, 3, 40)
+    if kind == "numbers":
+        p, labels = (p[:, 0], p[:, 1] + 0.1), p[:, 2]
+    drawn, axes = overview({"one": p, "other": p}, labels)
+    assert [len(each.lines) for each in axes] == [3, 2, 0]
+    assert legend(axes[0]) == legend(axes[1]) == ["one", "other"]
+    assert len(legend(axes[2])) == 2
+    assert axes[2].get_title() == "Uncertainty, one"
+    assert saved(axes[0], tmp_path)
+    mine = figure(3)[1]
+    again, same = overview(p, labels, axes=mine)
+    assert same == mine
+    assert again is mine[0].figure
+    assert again is not drawn
+    with pytest.raises(ValueError, match="axes: expected 3 axes, got 1; write"):
+        overview(p, labels, axes=mine[:1])
+    with pytest.raises(TypeError, match="predictions: expected all of one kind, got classes and"):
+        overview({"a": jnp.full((3, 2), 0.5), "b": (jnp.ones(3), 1.0)}, np.array([0, 1, 1]))
+
+
+def test_an_overview_of_a_perfect_classifier_has_one_group():
+    labels = np.array([0, 1, 1])
+    _, axes = overview(jax.nn.one_hot(labels, 2), labels)
+    assert legend(axes[2]) == ["right"]
 
 
 def test_nothing_global_is_touched():

@@ -37,6 +37,7 @@ RESULTS = {
     "risk_coverage": lambda: uncertainty.risk_coverage(P[0, :, 0], P[1, :, 0]),
     "quantile_curve": lambda: uncertainty.quantile_curve(P[0], 0.1, P[1]),
     "variance_split": lambda: uncertainty.variance_split(P, 0.1),
+    "conformal_interval": lambda: uncertainty.conformal_interval(P[0, :, 0], 2.0),
     "scoring_rule_split": lambda: uncertainty.scoring_rule_split(P),
     "batch_bald": lambda: uncertainty.batch_bald(P, 3),
 }
@@ -51,7 +52,15 @@ def test_every_kind_of_result_is_among_them():
         if isinstance(kind, type) and issubclass(kind, tuple)
     }
     seen = {type(make()) for make in RESULTS.values()}
-    assert seen == kinds - {mc.Adaptive, mc.Audit, mc.Site, mc.Summary}
+    assert seen == kinds - {
+        mc.Adaptive,
+        mc.Audit,
+        mc.Insert,
+        mc.Site,
+        mc.Summary,
+        mc.Tuned,
+        uncertainty.Report,
+    }
 
 
 @each

@@ -46,6 +46,18 @@ def _split(rule):
     return lambda probabilities: uncertainty.scoring_rule_split(probabilities, rule)
 
 
+def _alpha(scores):
+    return uncertainty.conformal_quantile(scores, 0.2)
+
+
+def _interval(mean, deviation):
+    return uncertainty.conformal_interval(mean, 1.5, deviation)
+
+
+def _report(mean, variance, targets):
+    return uncertainty.report((mean, variance), targets)
+
+
 # Arguments have a leading axis of 6, which vmap takes away.
 CASES = {
     "variance_split": (uncertainty.variance_split, _MEANS, _VARIANCES),
@@ -69,6 +81,10 @@ CASES = {
     "auroc": (uncertainty.auroc, _MEAN, _WRONG),
     "area_under_risk_coverage": (uncertainty.area_under_risk_coverage, _MEAN, _VARIANCE),
     "temperature_scaling": (uncertainty.temperature_scaling, _normal(6, 30, 4), _LABELS),
+    "variance_scaling": (uncertainty.variance_scaling, _MEAN, _VARIANCE, _TARGETS),
+    "conformal_quantile": (_alpha, _VARIANCE),
+    "conformal_interval": (_interval, _MEAN, _VARIANCE),
+    "report": (_report, _MEAN, _VARIANCE, _TARGETS),
     "mean_std": (uncertainty.mean_std, _simplex(6, 7, 4)),
     "batch_bald": (_batch, _simplex(6, 7, 9, 4)),
     "epig": (uncertainty.epig, _simplex(6, 7, 9, 4), _simplex(6, 7, 5, 3)),
@@ -88,6 +104,7 @@ CASES = {
     ),
 }
 PER_EXAMPLE = (
+    "conformal_interval",
     "variance_split",
     "mean_std",
     "batch_bald",
