@@ -17,6 +17,8 @@ import numpy as np
 
 from jaxdrop.functional import _internal as functional
 from jaxdrop.masks import _internal as masks
+from jaxdrop.mc import _sharing
+from jaxdrop.mc._sharing import Sharing
 
 # What a module is to a pass: what its class declares, or a module of Flax's that drops.
 Role = functional.Role | Literal["attention"]
@@ -149,12 +151,14 @@ class Plan(NamedTuple):
         hidden: paths of the chosen sites that stand under an ``if`` of a module around them, which
             is told to drop for their sake.
         prefix: path of the model, if it is a part of another one.
+        broadcast_dims: axes along which sites share their decisions, by patterns of their paths.
     """
 
     sites: Any = None
     override: Override = OWN_RATES
     hidden: tuple[str, ...] = ()
     prefix: Path = ()
+    broadcast_dims: Sharing = ()
 
     def at_rate(self, rate: Any) -> "Plan":
         """The plan with another rate instead of those of the sites, or None."""
@@ -182,6 +186,10 @@ class Plan(NamedTuple):
         if isinstance(self.sites, str):
             return fnmatch.fnmatchcase(joined, self.sites)
         return self.sites is None or bool(self.sites(joined))
+
+    def shared_axes(self, path: Path) -> tuple[int, ...]:
+        """The axes along which the site at a path of `path` shares its decisions, too."""
+        return _sharing.axes_of(self.broadcast_dims, path)
 
     def flags(self, path: Path, kind: type) -> Mapping[str, bool]:
         """The flags that a module of a class is told, if it has them."""

@@ -1,7 +1,7 @@
 """A model as a function of a key: `from_linen`, `from_nnx`, and what their functions share."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _audit, _checks, _jaxpr, _marks, _pytrees
+from jaxdrop.mc import _audit, _checks, _jaxpr, _marks, _pytrees, _sharing
 from jaxdrop.mc._decide import Override, Plan
 from jaxdrop.mc._fingerprint import ByValue
 from jaxdrop.mc._marks import Choice, Site
@@ -35,6 +35,8 @@ def from_linen(
     rate: ArrayLike | None = None,
     zero_rates: bool = False,
     shared_masks: bool = False,
+    broadcast_dims: Mapping[str, int | Sequence[int]] | None = None,
+    mutable: str | Collection[str] = (),
 ) -> "LinenFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
@@ -72,15 +74,26 @@ def from_linen(
         shared_masks: if true, all examples of a call meet the same sub-network. Every array among
             the arguments then has examples on axis 0, and the model runs for each example as a
             batch of one, of which a `SubsetResidual` always keeps the only example.
+        broadcast_dims: axes along which sites share their decisions beside their own axes, by
+            patterns of their paths, the first match first: ``{"*": -2}`` draws one mask for all
+            positions of ``(B, L, C)``, and one for all queries of the attention weights
+            ``(B, H, Q, K)``. So one key is one sub-network for a sequence, in steps as in one
+            pass, if the number of keys K is the same. Recurrent cells share along time anyway.
+        mutable: collections that a pass is meant to write, such as ``("cache",)``. The function
+            then returns ``(output, state)``, a dict of these collections, and takes one as the
+            keyword argument ``state``; without it, it starts from ``variables``.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
         TypeError: ``model`` is not an unbound linen module, ``variables`` is not a dict, ``sites``
-            is neither a pattern nor a function, or ``rate`` is not a number.
+            is neither a pattern nor a function, ``rate`` is not a number, ``broadcast_dims`` is
+            not a dict from patterns to axes, or ``mutable`` does not hold names.
         ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``variables`` are not
-            collections.
+            collections; both ``shared_masks`` and ``mutable`` are set. The function raises it if a
+            pattern of ``broadcast_dims`` matches no site, or one that cannot share its decisions;
+            if a state is not one of ``mutable``; or if a cache is missing.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -97,8 +110,10 @@ def from_linen(
 
     _checks.check_linen(model)
     _checks.check_variables(variables)
-    checked, plan = planned(sites, rate, zero_rates)
-    return LinenFn(variables, checked, ByValue(model), method, plan, bool(shared_masks))
+    checked, plan = planned(sites, rate, zero_rates, broadcast_dims)
+    names = _checks.check_collections(mutable)
+    _checks.check_not_by_example(names, shared_masks)
+    return LinenFn(variables, checked, ByValue(model), method, plan, bool(shared_masks), names)
 
 
 def from_nnx(
@@ -108,6 +123,8 @@ def from_nnx(
     rate: ArrayLike | None = None,
     zero_rates: bool = False,
     shared_masks: bool = False,
+    broadcast_dims: Mapping[str, int | Sequence[int]] | None = None,
+    mutable: Any = None,
 ) -> "NnxFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
@@ -127,16 +144,21 @@ def from_nnx(
         rate: as for `from_linen`.
         zero_rates: as for `from_linen`.
         shared_masks: as for `from_linen`.
+        broadcast_dims: as for `from_linen`.
+        mutable: filter for the variables that a pass is meant to write, such as ``nnx.Cache``. The
+            function then returns ``(output, state)``, the ``nnx.State`` of these variables, and
+            takes one as the keyword argument ``state``; without it, it starts from the snapshot.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
         TypeError: ``model`` is not an nnx.Module, ``sites`` is neither a pattern nor a function,
-            or ``rate`` is not a number.
-        ValueError: ``rate`` lies outside [0, 1] or is not a scalar. The function raises it if a
-            pass changes a variable of the model, which would be lost: a cache, a counter, or the
-            statistics of a layer that is not a norm by its name.
+            ``rate`` is not a number, or ``broadcast_dims`` is not a dict from patterns to axes.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``mutable`` matches no
+            variable, or is set beside ``shared_masks``. The function raises it if a pass changes
+            another variable of the model, which would be lost: a cache, a counter, or the
+            statistics of a layer that is not a norm by its name; and as that of `from_linen`.
 
     Example:
         >>> rngs = nnx.Rngs(0)
@@ -152,10 +174,12 @@ def from_nnx(
     """
     from jaxdrop.mc import _nnx  # it loads flax.nnx
 
-    return _nnx.nnx_fn(model, sites, rate, zero_rates, shared_masks)
+    return _nnx.nnx_fn(model, sites, rate, zero_rates, shared_masks, broadcast_dims, mutable)
 
 
-def planned(sites: Any, rate: ArrayLike | None, zero_rates: bool) -> tuple[jax.Array | None, Plan]:
+def planned(
+    sites: Any, rate: ArrayLike | None, zero_rates: bool, broadcast_dims: Any
+) -> tuple[jax.Array | None, Plan]:
     """The checked rate for all sites, and the plan of every pass without it.
 
     The rate is an array, so that another value is the same program. It is None if none was
@@ -176,7 +200,8 @@ def planned(sites: Any, rate: ArrayLike | None, zero_rates: bool) -> tuple[jax.A
                 "write for example rate=0.2"
             )
         off = not isinstance(checked, Tracer) and not np.any(np.asarray(checked))
-    return None if off else array, Plan(sites, Override(None, off, bool(zero_rates)))
+    override, sharing = Override(None, off, bool(zero_rates)), _sharing.check(broadcast_dims)
+    return None if off else array, Plan(sites, override, broadcast_dims=sharing)
 
 
 class ModelFn:
@@ -185,6 +210,11 @@ class ModelFn:
     rate: Any
     plan: Plan  # but for the rate, which may be traced
     shared_masks: bool
+    mutable: Any  # what a pass is meant to write: names of collections, or a filter of nnx
+
+    def with_state(self, state: Any) -> "ModelFn":
+        """The function whose passes start from a state, checked; or from its own if it is None."""
+        raise NotImplementedError
 
     def run(self, key: jax.Array, plan: Plan, args: Any, kwargs: Any) -> Any:
         """One pass by a plan."""
@@ -195,8 +225,9 @@ class ModelFn:
         raise NotImplementedError
 
     def __call__(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        fn = self.with_state(kwargs.pop("state", None)) if self.mutable else self
         args, kwargs = _marks.mixed(key, self.called(kwargs), args, kwargs)
-        run = functools.partial(self._pass, key)
+        run = functools.partial(fn._pass, key)
         if self.shared_masks:
             return _pytrees.by_example(run, args, kwargs)
         return run(*args, **kwargs)
@@ -205,16 +236,19 @@ class ModelFn:
         plan = self.plan.at_rate(self.rate)
         sites, off = plan.sites, plan.override.off
         everywhere = sites is None and not off
-        if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
-            return self.run(key, plan, args, kwargs)
         # Passes that are only traced say which sites there are, and which of the chosen ones are
         # not reached because a module around them is told to evaluate.
-        all_on = plan._replace(sites=None, override=plan.override._replace(off=False))
-        known = [] if everywhere else self._sites(all_on, key, args, kwargs)
+        on = plan.override._replace(off=False)
+        all_on = plan._replace(sites=None, override=on, broadcast_dims=())
+        if plan.broadcast_dims and not off:
+            _sharing.check_reach(plan.broadcast_dims, *self._sites(all_on, key, args, kwargs))
+        if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
+            return self.run(key, plan, args, kwargs)
+        known = [] if everywhere else self._sites(all_on, key, args, kwargs)[0]
         known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
         chosen = {site.path for site in known if site.live}
         if chosen:
-            seen = {site.path for site in self._sites(plan, key, args, kwargs)}
+            seen = {site.path for site in self._sites(plan, key, args, kwargs)[0]}
             plan = plan._replace(hidden=tuple(sorted(chosen - seen)))
         output = self.run(key, plan, args, kwargs)
         unmatched = None
@@ -223,9 +257,11 @@ class ModelFn:
             unmatched = f"sites={sites!r}" if is_pattern else "the function given as sites="
         return _marks.mark_choice(output, Choice(known, unmatched, self.rate is not None))
 
-    def _sites(self, plan: Plan, key: jax.Array, args: Any, kwargs: Any) -> list[Site]:
-        """The sites of a pass by another plan, which is traced and not run."""
+    def _sites(
+        self, plan: Plan, key: jax.Array, args: Any, kwargs: Any
+    ) -> tuple[list[Site], set[str]]:
+        """The sites of a pass by another plan, which is traced and not run; as `sites_of`."""
         # With jit, because JAX otherwise writes out every turn of a loop, each with its own sites.
         with _marks.auditing(True), _marks.writing(True), jax.disable_jit(False):
             program = jax.make_jaxpr(lambda key: self.run(key, plan, args, kwargs))(key)
-        return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])[0]
+        return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])

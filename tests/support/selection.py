@@ -46,7 +46,7 @@ ONE_ROW = {
     *("test_laws_gradient", "test_laws_program", "test_fold_in_axes"),
     *("test_windows", "test_costs", "test_modules", "test_attention_fn", "test_linen_replace"),
     *("test_cells", "test_cells_linen", "test_cells_nnx", "test_cells_mc", "test_models_of_others"),
-    *("test_linen", "test_vit"),
+    *("test_linen", "test_vit", "test_mc_decode"),
     *("test_mc_adapters", "test_mc_attention", "test_mc_batches", "test_mc_classification"),
     *("test_mc_closures", "test_mc_decide", "test_mc_mesh", "test_mc_options", "test_mc_predict"),
     *("test_mc_own_functions", "test_mc_program", "test_mc_regression", "test_mc_same_program"),
