@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from benchmarks import (
     _attention,
+    _decode,
     _elementwise,
     _gpu,
     _import,
@@ -41,6 +42,7 @@ _SECTIONS = {
     "long": _attention.long,
     "residual": _residual.residual,
     "mc": _monte_carlo.monte_carlo,
+    "decode": _decode.decode,
     "passes": _passes.passes,
     "thinned": _thinned.thinned,
     "import": _import.imports,
@@ -69,6 +71,7 @@ class Budget(NamedTuple):
         width: width of the layers of the net that is sampled.
         samples: number of Monte-Carlo passes of that net.
         passes: nets and repetitions that compare balanced passes with independent ones.
+        decode: width, length and layers of the decoder.
     """
 
     large: tuple[int, int]
@@ -87,6 +90,7 @@ class Budget(NamedTuple):
     width: int
     samples: int
     passes: _passes.Effort
+    decode: tuple[int, int, int]
 
 
 _FULL = Budget(
@@ -106,6 +110,7 @@ _FULL = Budget(
     width=1024,
     samples=100,
     passes=_passes.FULL,
+    decode=(128, 64, 4),
 )
 _QUICK = Budget(
     large=(512, 512),
@@ -124,6 +129,7 @@ _QUICK = Budget(
     width=64,
     samples=20,
     passes=_passes.QUICK,
+    decode=(32, 8, 1),
 )
 
 

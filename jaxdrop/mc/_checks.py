@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -170,6 +170,43 @@ def check_variables(variables: Any) -> None:
     of_modules = any(_FLAX_NAME.match(str(name)) for name in variables)
     if arrays or (of_modules and "params" not in variables):
         raise params_alone(variables)
+
+
+def check_collections(mutable: Any) -> tuple[str, ...]:
+    """The collections that a pass may write, as a tuple of their names."""
+    names = (mutable,) if isinstance(mutable, str) else mutable
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "mutable: expected names of collections that a pass is meant to write, got "
+            f"{mutable!r}; write for example mutable=('cache',)"
+        )
+    return tuple(names)
+
+
+def check_not_by_example(mutable: Any, shared_masks: bool) -> None:
+    """Refuses a state of a pass that runs once per example."""
+    if mutable and shared_masks:
+        raise ValueError(
+            "shared_masks: expected False beside mutable=, because a state is of the whole batch, "
+            "got True; share the axis of examples instead, as in broadcast_dims={'*': (0, -2)}"
+        )
+
+
+def check_state(state: Any, mutable: tuple[str, ...], variables: Mapping[str, Any]) -> None:
+    """Refuses a state that is not one of the collections that a pass may write."""
+    if not isinstance(state, Mapping) or not set(state) <= set(mutable):
+        got = list(state) if isinstance(state, Mapping) else _named(state)
+        raise ValueError(
+            f"state: expected a dict of the collections that mutable= names, {list(mutable)}, got "
+            f"{got}; pass what the last pass has returned, or {{'cache': variables['cache']}}"
+        )
+    # Flax's attention would make a cache of one position, and attend to that alone.
+    if "cache" in mutable and "cache" not in variables and "cache" not in state:
+        raise ValueError(
+            "variables: expected the collection 'cache' that mutable= names, got "
+            f"{list(variables)}; make it by model.init with as many tokens as will be decoded, or "
+            "pass state={'cache': {}} if the pass itself makes it"
+        )
 
 
 def params_alone(variables: Mapping[str, Any]) -> ValueError:

@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxdrop.functional import _internal as functional
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _insert
+from jaxdrop.mc import _insert, _sharing
 from jaxdrop.mc._insert import Called, Insertions, Place
+from jaxdrop.mc._sharing import Sharing
 
 # What a module is to a pass: what its class declares, or a module of Flax's that drops.
 Role = functional.Role | Literal["attention"]
@@ -156,6 +157,7 @@ class Plan(NamedTuple):
             all of them.
         insert: where dropout is inserted.
         called: notes where that was so in a pass; None outside of one.
+        broadcast_dims: axes along which sites share their decisions, by patterns of their paths.
     """
 
     sites: Any = None
@@ -165,6 +167,7 @@ class Plan(NamedTuple):
     groups: tuple[str, ...] = ()
     insert: Insertions = ()
     called: Called | None = None
+    broadcast_dims: Sharing = ()
 
     def at_rate(self, rate: Any) -> "Plan":
         """The plan with another rate instead of those of the sites, or None."""
@@ -204,6 +207,10 @@ class Plan(NamedTuple):
         if isinstance(self.sites, str):
             return fnmatch.fnmatchcase(joined, self.sites)
         return self.sites is None or bool(self.sites(joined))
+
+    def shared_axes(self, path: Path) -> tuple[int, ...]:
+        """The axes along which the site at a path of `path` shares its decisions, too."""
+        return _sharing.axes_of(self.broadcast_dims, path)
 
     def flags(self, path: Path, kind: type) -> Mapping[str, bool]:
         """The flags that a module of a class is told, if it has them."""

@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from jaxdrop import functional
 from jaxdrop.linen import _internal as linen
-from jaxdrop.mc import _checks, _decide, _fingerprint, _jaxpr, _marks
+from jaxdrop.mc import _checks, _decide, _fingerprint, _jaxpr, _marks, _sharing
 from jaxdrop.mc._decide import Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
 from jaxdrop.mc._insert import Place
@@ -38,6 +38,12 @@ class LinenFn(ModelFn):
     method: Any = dataclasses.field(metadata={"static": True})
     plan: Plan = dataclasses.field(metadata={"static": True})
     shared_masks: bool = dataclasses.field(metadata={"static": True})
+    mutable: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    def with_state(self, state: Any) -> "LinenFn":
+        state = {} if state is None else state
+        _checks.check_state(state, self.mutable, self.variables)
+        return dataclasses.replace(self, variables={**self.variables, **state})
 
     def called(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
         model, method = self.model.value, kwargs.get("method", self.method)
@@ -48,6 +54,8 @@ class LinenFn(ModelFn):
     def run(self, key: jax.Array, plan: Plan, args: Any, kwargs: Any) -> Any:
         rngs = streams(key, kwargs.get("rngs") or {})
         options = {"method": self.method, **kwargs, "rngs": rngs}
+        if self.mutable:
+            options.setdefault("mutable", list(self.mutable))
         try:
             if _marks.writing.value:
                 return self._writing(plan, key, args, options)
@@ -181,6 +189,9 @@ class _Interceptor:
             ) from error
         is_convolution = isinstance(module, nn.Conv | nn.ConvLocal | nn.ConvTranspose)
         shared = place.shared(module.kernel_size if is_convolution else None)
+        dropout = nn.Dropout(0.0, broadcast_dims=shared, parent=None)
+        more = self.plan.shared_axes(place.path)
+        shared = _sharing.attributes(dropout, place.path, more, x).get("broadcast_dims", shared)
         return functional.dropout(key, x, decision.rate, broadcast_dims=shared)
 
     def run(
@@ -220,7 +231,10 @@ class _Interceptor:
         decision = self.plan.decide(role, path, module.rate, flag, fixed=not has_rate)
         inputs = list(call.arguments.values())
         inputs = _marks.mark_site(inputs, path, type(module), decision.marked, decision.live)
-        with _decide.holding(module, **({"rate": decision.rate} if has_rate else {})):
+        held: dict[str, Any] = {"rate": decision.rate} if has_rate else {}
+        if decision.live:
+            held |= _sharing.attributes(module, path, self.plan.shared_axes(path), inputs)
+        with _decide.holding(module, **held):
             key = None
             if decision.live:
                 key = _marks.site_key(module.make_rng(module.rng_collection), path)
@@ -244,9 +258,11 @@ class _Interceptor:
                     enter(_decide.holding(module, dropout_rate=_decide.SOME_RATE))
                 # It looks at the rate to see whether the module drops at all.
                 enter(linen.replaced_attention(module))
+                axes = self.plan.shared_axes(path)
+                changed = _sharing.attention(module.attention_fn, axes, path)
                 if is_overridden:
-                    changed = _decide.at_rate(module.attention_fn, decision.rate)
-                    enter(_decide.holding(module, attention_fn=changed))
+                    changed = _decide.at_rate(changed, decision.rate)
+                enter(_decide.holding(module, attention_fn=changed))
             output = next_method(*call.args, **call.kwargs)
         return _marks.mark_site(output, path, type(module), decision.marked, decision.live)
 
@@ -286,6 +302,7 @@ class _Interceptor:
         output = self.told(next_method, module, path, args, kwargs)
         if _keys_drawn(module) == before:
             return output
+        _sharing.refuse_alone(self.plan.broadcast_dims, path)
         output = _marks.mark_site(output, path, type(module), None, True)
         unreached = self.plan.unreached(path, type(module))
         return output if unreached is None else _marks.mark_unreached(output, unreached)

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxdrop.masks import _internal as masks
-from jaxdrop.mc import _audit, _checks, _insert, _jaxpr, _marks, _pytrees
+from jaxdrop.mc import _audit, _checks, _insert, _jaxpr, _marks, _pytrees, _sharing
 from jaxdrop.mc._decide import Override, Plan
 from jaxdrop.mc._fingerprint import ByValue
 from jaxdrop.mc._insert import Called, Insert, Layers
@@ -40,6 +40,8 @@ def from_linen(
     zero_rates: bool = False,
     shared_masks: bool = False,
     insert: Mapping[Layers, float | Insert] | None = None,
+    broadcast_dims: Mapping[str, int | Sequence[int]] | None = None,
+    mutable: str | Collection[str] = (),
 ) -> "LinenFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
@@ -86,18 +88,29 @@ def from_linen(
             every call and every turn of a loop; a loop that hands one key to all of its turns, as
             ``nn.RNN`` of linen or ``nnx.scan`` with ``in_axes=None``, ties their masks. The paths
             of the sites, also for ``sites`` and ``rate``, are those of the layers with ``:after``.
+        broadcast_dims: axes along which sites share their decisions beside their own axes, by
+            patterns of their paths, the first match first: ``{"*": -2}`` draws one mask for all
+            positions of ``(B, L, C)``, and one for all queries of the attention weights
+            ``(B, H, Q, K)``. So one key is one sub-network for a sequence, in steps as in one
+            pass, if the number of keys K is the same. Recurrent cells share along time anyway.
+        mutable: collections that a pass is meant to write, such as ``("cache",)``. The function
+            then returns ``(output, state)``, a dict of these collections, and takes one as the
+            keyword argument ``state``; without it, it starts from ``variables``.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
         TypeError: ``model`` is not an unbound linen module, ``variables`` is not a dict, ``sites``
-            is neither a pattern nor a function, ``rate`` is not a number, or ``insert`` not a dict
-            of layers and rates. The function raises it if a layer of ``insert`` does not return an
+            is neither a pattern nor a function, ``rate`` is not a number, ``insert`` not a dict of
+            layers and rates, ``broadcast_dims`` not a dict from patterns to axes, or ``mutable``
+            does not hold names. The function raises it if a layer of ``insert`` does not return an
             array of floating numbers.
         ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``variables`` are not
-            collections. The function raises it if a key of ``insert`` or a pattern of ``rate``
-            names nothing, or two patterns of ``rate`` one site.
+            collections; both ``shared_masks`` and ``mutable`` are set. The function raises it if a
+            key of ``insert`` or a pattern of ``rate`` names nothing, or two patterns of ``rate``
+            one site; if a pattern of ``broadcast_dims`` matches no site, or one that cannot share
+            its decisions; if a state is not one of ``mutable``; or if a cache is missing.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=True), nn.Dense(2)])
@@ -114,8 +127,10 @@ def from_linen(
 
     _checks.check_linen(model)
     _checks.check_variables(variables)
-    checked, plan = planned(sites, rate, zero_rates, insert)
-    return LinenFn(variables, checked, ByValue(model), method, plan, bool(shared_masks))
+    checked, plan = planned(sites, rate, zero_rates, insert, broadcast_dims)
+    names = _checks.check_collections(mutable)
+    _checks.check_not_by_example(names, shared_masks)
+    return LinenFn(variables, checked, ByValue(model), method, plan, bool(shared_masks), names)
 
 
 def from_nnx(
@@ -126,6 +141,8 @@ def from_nnx(
     zero_rates: bool = False,
     shared_masks: bool = False,
     insert: Mapping[Layers, float | Insert] | None = None,
+    broadcast_dims: Mapping[str, int | Sequence[int]] | None = None,
+    mutable: Any = None,
 ) -> "NnxFn":
     """A function ``fn(key, *args, **kwargs)`` that runs the model with its dropout on.
 
@@ -146,15 +163,20 @@ def from_nnx(
         zero_rates: as for `from_linen`.
         shared_masks: as for `from_linen`.
         insert: as for `from_linen`; a path is made of attributes and numbers: ``"layers/0"``.
+        broadcast_dims: as for `from_linen`.
+        mutable: filter for the variables that a pass is meant to write, such as ``nnx.Cache``. The
+            function then returns ``(output, state)``, the ``nnx.State`` of these variables, and
+            takes one as the keyword argument ``state``; without it, it starts from the snapshot.
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
 
     Raises:
         TypeError: ``model`` is not an nnx.Module; else as for `from_linen`.
-        ValueError: ``rate`` lies outside [0, 1] or is not a scalar. The function raises it if a
-            pass changes a variable of the model, which would be lost: a cache, a counter, or the
-            statistics of a layer that is not a norm by its name.
+        ValueError: ``rate`` lies outside [0, 1] or is not a scalar; ``mutable`` matches no
+            variable, or is set beside ``shared_masks``. The function raises it if a pass changes
+            another variable of the model, which would be lost: a cache, a counter, or the
+            statistics of a layer that is not a norm by its name; and as that of `from_linen`.
 
     Example:
         >>> rngs = nnx.Rngs(0)
@@ -170,10 +192,14 @@ def from_nnx(
     """
     from jaxdrop.mc import _nnx  # it loads flax.nnx
 
-    return _nnx.nnx_fn(model, shared_masks, sites, rate, zero_rates, insert)
+    return _nnx.nnx_fn(
+        model, shared_masks, mutable, sites, rate, zero_rates, insert, broadcast_dims
+    )
 
 
-def planned(sites: Any, rate: Any, zero_rates: bool, insert: Any) -> tuple[Any, Plan]:
+def planned(
+    sites: Any, rate: Any, zero_rates: bool, insert: Any, broadcast_dims: Any
+) -> tuple[Any, Plan]:
     """The checked rate for all sites, and the plan of every pass without it.
 
     The rate is an array, so that another value is the same program. It is None if none was
@@ -184,7 +210,8 @@ def planned(sites: Any, rate: Any, zero_rates: bool, insert: Any) -> tuple[Any, 
             f"sites: expected a pattern or a function of the path, got {sites!r}; write for "
             "example sites='encoder/*', or sites=lambda path: path.endswith('Dropout_0')"
         )
-    plan = Plan(sites, Override(zero_rates=bool(zero_rates)), insert=_insert.checked(insert))
+    override, sharing = Override(zero_rates=bool(zero_rates)), _sharing.check(broadcast_dims)
+    plan = Plan(sites, override, insert=_insert.checked(insert), broadcast_dims=sharing)
     return with_rate(plan, rate)
 
 
@@ -223,6 +250,11 @@ class ModelFn:
     rate: Any
     plan: Plan  # but for the rate, which may be traced
     shared_masks: bool
+    mutable: Any  # what a pass is meant to write: names of collections, or a filter of nnx
+
+    def with_state(self, state: Any) -> "ModelFn":
+        """The function whose passes start from a state, checked; or from its own if it is None."""
+        raise NotImplementedError
 
     def with_rate(self, rate: Any) -> Self:
         """The function with another ``rate=``: a number, a dict of them, or None."""
@@ -238,8 +270,9 @@ class ModelFn:
         raise NotImplementedError
 
     def __call__(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        fn = self.with_state(kwargs.pop("state", None)) if self.mutable else self
         args, kwargs = _marks.mixed(key, self.called(kwargs), args, kwargs)
-        run = functools.partial(self._pass, key)
+        run = functools.partial(fn._pass, key)
         if self.shared_masks:
             return _pytrees.by_example(run, args, kwargs)
         return run(*args, **kwargs)
@@ -256,18 +289,20 @@ class ModelFn:
     def _planned(self, key: jax.Array, plan: Plan, args: Any, kwargs: Any) -> Any:
         sites, off = plan.sites, plan.override.off
         everywhere = sites is None and not off and not plan.groups
-        if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
-            return self.run(key, plan, args, kwargs)
         # Passes that are only traced say which sites there are, and which of the chosen ones are
         # not reached because a module around them is told to evaluate.
         on = plan.override._replace(off=False, rate=None if plan.groups else plan.override.rate)
-        all_on = plan._replace(sites=None, override=on, groups=())
-        known = [] if everywhere else self._sites(all_on, key, args, kwargs)
+        all_on = plan._replace(sites=None, override=on, groups=(), broadcast_dims=())
+        if plan.broadcast_dims and not off:
+            _sharing.check_reach(plan.broadcast_dims, *self._sites(all_on, key, args, kwargs))
+        if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
+            return self.run(key, plan, args, kwargs)
+        known = [] if everywhere else self._sites(all_on, key, args, kwargs)[0]
         _check_groups(plan.groups, known)
         known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
         chosen = {site.path for site in known if site.live}
         if chosen:
-            seen = {site.path for site in self._sites(plan, key, args, kwargs)}
+            seen = {site.path for site in self._sites(plan, key, args, kwargs)[0]}
             plan = plan._replace(hidden=tuple(sorted(chosen - seen)))
         output = self.run(key, plan, args, kwargs)
         unmatched = None
@@ -277,12 +312,14 @@ class ModelFn:
         rated = list(plan.groups) or ([] if self.rate is None else ["*"])
         return _marks.mark_choice(output, Choice(known, unmatched, rated))
 
-    def _sites(self, plan: Plan, key: jax.Array, args: Any, kwargs: Any) -> list[Site]:
-        """The sites of a pass by another plan, which is traced and not run."""
+    def _sites(
+        self, plan: Plan, key: jax.Array, args: Any, kwargs: Any
+    ) -> tuple[list[Site], set[str]]:
+        """The sites of a pass by another plan, which is traced and not run; as `sites_of`."""
         # With jit, because JAX otherwise writes out every turn of a loop, each with its own sites.
         with _marks.auditing(True), _marks.writing(True), jax.disable_jit(False):
             program = jax.make_jaxpr(lambda key: self.run(key, plan, args, kwargs))(key)
-        return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])[0]
+        return _audit.sites_of(program.jaxpr, _jaxpr.draws(program.jaxpr)[0])
 
 
 def _check_groups(groups: Sequence[str], sites: Sequence[Site]) -> None:

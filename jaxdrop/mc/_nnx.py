@@ -26,6 +26,21 @@ class NnxFn(_model_fn.ModelFn):
     graph: ByValue = dataclasses.field(metadata={"static": True})
     plan: Plan = dataclasses.field(metadata={"static": True})
     shared_masks: bool = dataclasses.field(metadata={"static": True})
+    mutable: Any = dataclasses.field(metadata={"static": True})  # a filter of nnx
+
+    def with_state(self, state: Any) -> "NnxFn":
+        if state is None:
+            return self
+        values, own = dict(nnx.to_flat_state(self.state)), _matching(self.state, self.mutable)
+        given = dict(nnx.to_flat_state(state)) if isinstance(state, nnx.State) else None
+        if given is None or given.keys() != own.keys():
+            named = ", ".join("/".join(map(str, path)) for path in own)
+            got = type(state).__name__ if given is None else f"one of {list(given)}"
+            raise ValueError(
+                f"state: expected an nnx.State of the variables that mutable= names, {named}, got "
+                f"{got}; pass what the last pass has returned, or nnx.state(model, nnx.Cache)"
+            )
+        return dataclasses.replace(self, state=nnx.from_flat_state([*(values | given).items()]))
 
     def called(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
         del kwargs
@@ -35,19 +50,41 @@ class NnxFn(_model_fn.ModelFn):
         def make() -> nnx.Module:
             return nnx.merge(self.graph.value, self.state, copy=True)
 
-        output, _, changed = _pass(make, plan, key, lambda model: model(*args, **kwargs))
+        output, after, changed = _pass(make, plan, key, lambda model: model(*args, **kwargs))
+        named = _matching(self.state, self.mutable)
+        changed = {path: kind for path, kind in changed.items() if path not in named}
         if _marks.auditing.value:
-            return _marks.mark_changes(output, {kind.__name__ for kind in changed.values()})
-        _refuse_changes(changed, plan.prefix)
-        return output
+            output = _marks.mark_changes(output, {kind.__name__ for kind in changed.values()})
+        else:
+            _refuse_changes(changed, plan.prefix)
+        if not self.mutable:
+            return output
+        state = [
+            (path, v.replace(after[path].get_raw_value()) if path in after else v)
+            for path, v in named.items()
+        ]
+        return output, nnx.from_flat_state(state)
 
 
-def nnx_fn(model: Any, shared_masks: bool, *choices: Any) -> NnxFn:
+def nnx_fn(model: Any, shared_masks: bool, mutable: Any, *choices: Any) -> NnxFn:
     """What `from_nnx` returns; the choices are those of `planned`."""
     _checks.check_nnx(model, nnx.Module)
     checked, plan = _model_fn.planned(*choices)
     graph, state = nnx.split(_evaluating(model))
-    return NnxFn(state, checked, ByValue(graph), plan, bool(shared_masks))
+    mutable = tuple(mutable) if isinstance(mutable, list) else mutable or None
+    if mutable and not _matching(state, mutable):
+        raise ValueError(
+            f"mutable: expected a filter that matches variables of the model, got {mutable!r}, "
+            "which matches none; make them first, for example by init_cache of its attention"
+        )
+    _checks.check_not_by_example(mutable, shared_masks)
+    return NnxFn(state, checked, ByValue(graph), plan, bool(shared_masks), mutable)
+
+
+def _matching(state: Any, mutable: Any) -> dict[Path, Any]:
+    """The variables of a state that a filter matches, by path."""
+    matches = nnx.filterlib.to_predicate(mutable)
+    return {path: v for path, v in nnx.to_flat_state(state) if matches(path, v)}
 
 
 def _evaluating(model: nnx.Module) -> nnx.Module:
@@ -147,5 +184,5 @@ def _refuse_changes(changed: Mapping[Path, type], prefix: Path) -> None:
     raise ValueError(
         "model: expected one that leaves its variables as they are when it is evaluated, got one "
         f"whose pass changes {', '.join(sorted(named))}, which would be lost; switch it off, as a "
-        "cache by decode=False, or keep what changes outside the model and pass it as an argument"
+        "cache by decode=False, or have it returned, as by from_nnx(model, mutable=nnx.Cache)"
     )

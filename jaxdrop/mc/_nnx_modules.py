@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdrop.mc import _decide, _linen, _marks, _nnx_streams
+from jaxdrop.mc import _decide, _linen, _marks, _nnx_streams, _sharing
 from jaxdrop.mc._decide import Decision, Path, Plan, Role
 from jaxdrop.mc._fingerprint import ByValue
 from jaxdrop.mc._insert import Place
@@ -45,6 +45,7 @@ class Live(nnx.Module):
     site_path: Path
     site_chosen: bool
     site_overridden: bool  # whether its rates are others than its own
+    site_shared: tuple[int, ...]  # axes along which it shares its decisions, too
 
     @property
     def site_role(self) -> Role:
@@ -60,6 +61,7 @@ class Live(nnx.Module):
             like: a variable that is stacked if the module is, or None.
         """
         vars(self).update(site_path=path, site_chosen=plan.is_chosen(path), site_overridden=False)
+        vars(self).update(site_shared=plan.shared_axes(path))
         stream = _nnx_streams.of_site(key, path, getattr(self, "rngs", None), like)
         self.rngs = nnx.data(stream)
         for name in self.site_rates():
@@ -135,7 +137,10 @@ class _LiveDropout(Live):
         with self.site_called() as stream:
             decision = self.site_decision(self.rate, flag)
             args, kwargs = self.site_marked((args, kwargs), decision)
-            return super().__call__(*args, deterministic=decision.flag, rngs=stream, **kwargs)
+            axes = self.site_shared if decision.live else ()
+            shared = _sharing.attributes(self, self.site_path, axes, (args, kwargs))
+            with _decide.holding(self, **shared):
+                return super().__call__(*args, deterministic=decision.flag, rngs=stream, **kwargs)
 
 
 class _LiveAttention(Live):
@@ -158,6 +163,7 @@ class _LiveAttention(Live):
         """The attributes of a call that drops."""
         function = self.attention_fn
         function = attention_fn if function is nnx.dot_product_attention else function
+        function = _sharing.attention(function, self.site_shared, self.site_path)
         if not self.site_overridden:
             return {"attention_fn": function}
         at_rate = _decide.at_rate(function, decision.rate)

@@ -399,3 +399,18 @@ def test_both_frameworks_in_one_model_and_rates_by_group(make, inner, outer, oth
     for bad in ({}, {3: 0.1}):
         with pytest.raises(TypeError, match="rate: expected patterns of sites as keys"):
             fn.with_rate(bad)
+
+
+@pytest.mark.parametrize("framework", ["linen", "nnx"])
+def test_inserted_dropout_shares_its_decisions_along_axes(framework):
+    if framework == "linen":
+        model = nn.Sequential([nn.Dense(8), nn.Dense(8)])
+        make, name = lambda **o: mc.from_linen(model, model.init(key(), x), **o), "layers_1"
+    else:
+        model = nnx.Sequential(*(nnx.Linear(4 * n, 8, rngs=nnx.Rngs(n)) for n in (1, 2)))
+        make, name = lambda **o: mc.from_nnx(model, **o), "layers/1"
+    x = data((3, 5, 4))
+    fn = make(insert={name: 0.5}, broadcast_dims={"*": -2})
+    dropped = fn(key(1), x) == 0
+    assert_same_bits(dropped, jnp.broadcast_to(dropped[:, :1], dropped.shape))
+    assert 0 < dropped.mean() < 1 and (dropped[0] != dropped[1]).any()

@@ -47,6 +47,7 @@ ONE_ROW = {
     *("test_windows", "test_costs", "test_modules", "test_attention_fn", "test_linen_replace"),
     *("test_cells", "test_cells_linen", "test_cells_nnx", "test_cells_mc", "test_models_of_others"),
     *("test_linen", "test_vit", "test_lora", "test_edge_dropout", "test_neftune_noise"),
+    "test_mc_decode",
     *("test_mc_adapters", "test_mc_attention", "test_mc_batches", "test_mc_classification"),
     *("test_mc_closures", "test_mc_decide", "test_mc_mesh", "test_mc_options", "test_mc_predict"),
     *("test_mc_insert", "test_mc_tune"),
