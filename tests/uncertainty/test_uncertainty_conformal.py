@@ -81,7 +81,7 @@ def test_what_is_traced_and_wrong_is_nan():
         (lambda: conformal_quantile([1.0], 0.0), ValueError, r"in \(0, 1\), .* got 0.0; write"),
         (lambda: conformal_quantile([1.0], 90), ValueError, r"in \(0, 1\), .* got 90; write"),
         (lambda: conformal_quantile([1.0], [0.1, 0.2]), ValueError, "alpha: expected one number"),
-        (lambda: conformal_quantile(["a"], 0.1), TypeError, "scores: expected an array of numbers"),
+        (lambda: conformal_quantile(None, 0.1), TypeError, "scores: expected an array of numbers"),
         (lambda: conformal_interval([1.0], -1.0), ValueError, "quantile: .* at least 0, got -1"),
         (lambda: conformal_interval([1.0], 1.0, [1.0, 2.0]), ValueError, "deviation: expected one"),
         (lambda: conformal_interval([np.inf], 1.0), ValueError, "mean: expected finite numbers"),
