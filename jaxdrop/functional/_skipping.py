@@ -46,26 +46,31 @@ def cond(
 def kept_of(size: int, rate: float, least: int) -> int:
     """``round(size * (1 - rate))``; if the size is symbolic, too, and at least ``least``.
 
-    Of a symbolic size the share is that of the fraction that the rate stands for, and halves go to
-    the even number. The floats of a known size may round a half the other way.
+    Of a symbolic size the share is that of the fraction that the rate stands for. Halves go where
+    the floats of a known size round them; if that is not the same for all sizes, to the even
+    number.
     """
     share = 1 - rate
     if masks.is_known(size):
         return max(round(size * share), least)
     fraction = Fraction(share).limit_denominator(_MOST_PARTS)
-    if abs(fraction - Fraction(share)) > _ROUNDING:
+    error = Fraction(share) / fraction - 1 if fraction else 1
+    if abs(error) > _ROUNDING:
         raise ValueError(
             f"rate: expected a fraction with a denominator up to {_MOST_PARTS}, since a share of "
             f"the symbolic size {size} is kept, got {rate}; write rate={round(rate, 2) or 0.01}"
         )
     twice, parts = 2 * fraction.numerator, 2 * fraction.denominator
-    rounded, rest = divmod(twice * size + fraction.denominator, parts)
+    kept, rest = divmod(twice * size + fraction.denominator, parts)
     is_half = 1 - (rest + parts - 1) // parts
-    return min_dim(max_dim(rounded - is_half * (rounded % 2), least), size)
+    # A float next to a half is the half, unless it is off by more than half of its last digit.
+    too_high = kept % 2 if abs(error) <= _HALF_A_DIGIT else int(error < 0)
+    return min_dim(max_dim(kept - is_half * too_high, least), size)
 
 
 _MOST_PARTS = 1000
-_ROUNDING = 2.0**-50  # of 1 - rate
+_ROUNDING = 2.0**-44  # of 1 - rate
+_HALF_A_DIGIT = 2.0**-53
 
 
 class Subset(NamedTuple):
