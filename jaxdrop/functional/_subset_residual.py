@@ -33,6 +33,8 @@ def subset_residual(
     is dropped as by `drop_path`, at the share of the computing: the mean over keys is
     ``x + branch(x)`` where the branch treats examples one by one. Exactly K are kept; in a small
     batch at a low rate that may be all of them. A batch norm in the branch sees the subset.
+    A symbolic B needs a rate that is a fraction with a denominator up to 1000. At few rates K then
+    differs by one where ``B * (1 - rate)`` is a half, because floats round some of those down.
 
     Args:
         key: PRNG key; unused if ``deterministic`` is True.

@@ -41,6 +41,8 @@ def token_dropout(
     prefix, and of the others a subset drawn without replacement, each subset of its size as
     likely as any other, for each example on its own. Values are not rescaled. The gradient of a
     token that is left out is 0. On a mesh whose devices hold whole sequences, none needs another.
+    A symbolic L needs a rate that is a fraction with a denominator up to 1000, and keeps at least
+    one token.
 
     Args:
         key: PRNG key; unused if ``deterministic`` is True.

@@ -17,6 +17,7 @@ from jaxdrop import functional, mc
 from jaxdrop.functional._skipping import kept_of
 from jaxdrop.functional._token_dropout import Tokens
 from jaxdrop.masks import _draw
+from jaxdrop.mc import _export
 from tests.support import models
 from tests.support.cases import CALLS, assert_same_bits, data, key
 
@@ -161,7 +162,8 @@ def test_tensorflow_runs_a_saved_prediction(tmp_path):
     fn, _ = models.net("linen", head=True)
     options = {"summary": mc.classification(), "num_samples": 12}
     served = mc.export(fn, shape("b, 40"), key=jax.random.PRNGKey(0), **options)
-    called = jax2tf.convert(served.call, polymorphic_shapes=[None, "(b, 40)"])
+    kinds = [None, "(b, 40)"]
+    called = jax2tf.convert(served.call, polymorphic_shapes=kinds, with_gradient=False)
     module = tf.Module()
     kinds = [tf.TensorSpec((2,), tf.uint32), tf.TensorSpec((None, 40), tf.float32)]
     module.predict = tf.function(called, autograph=False, input_signature=kinds)
@@ -187,7 +189,6 @@ SUMMARIES = {
     "samples": mc.samples(),
     "combined": mc.combine(one=mc.moments(), other=mc.classification()),
 }
-BALANCED = [name for name in SUMMARIES if name not in ("quantiles", "samples")]
 
 
 @pytest.mark.slow
@@ -196,21 +197,21 @@ BALANCED = [name for name in SUMMARIES if name not in ("quantiles", "samples")]
     ("summary", "options"),
     [
         *((name, {}) for name in SUMMARIES),
-        *((name, {"balanced": True}) for name in BALANCED),
-        *((name, {"tolerance": 0.2, "balanced": name == "moments"}) for name in BALANCED),
+        ("regression", {"balanced": True}),
+        ("combined", {"balanced": True}),
+        ("classification", {"tolerance": 0.2, "balanced": True}),
         ("moments", {"chunk_size": "auto"}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("bounds", [(), ("b>=2", "b<=64")], ids=["open", "bounded"])
-def test_every_summary_is_served(summary, options, bounds):
-    if bounds and summary not in ("moments", "combined"):
-        pytest.skip("two summaries stand for all")
+def test_every_summary_is_served(summary, options):
+    """With bounds too, in turns."""
+    bounds = ("b>=2", "b<=64") if options else ()
     options = {"num_samples": 9, "chunk_size": 4, "summary": SUMMARIES[summary], **options}
     fn, x = models.net("linen")[0], models.inputs(33)
-    served = mc.export(fn, shape("b, 40", *bounds), **options)
+    served = mc.export(fn, shape("b, 40", *bounds), platforms=["cpu"], **options)
     found, expected = served.call(key(), x), mc.predict(fn, key(), x, **options)
-    assert_close(jax.tree.map(np.asarray, found), mc._export._plain(expected))
+    assert_close(jax.tree.map(np.asarray, found), _export._plain(expected))
 
 
 # What is exported: functions and modules.
@@ -253,7 +254,7 @@ def test_two_sizes_may_be_symbolic(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", SIZES)
-@pytest.mark.parametrize("rate", [0.3, 0.5, 0.1, 1 / 3])
+@pytest.mark.parametrize("rate", [0.3, 1 / 3])
 def test_a_subset_of_a_symbolic_batch_is_that_of_a_known_one(rate, batch):
     call = jax.jit(lambda key, x: functional.subset_residual(key, jnp.sin, x, rate))
     x = data((batch, 3))
@@ -359,18 +360,14 @@ def cell(framework, kind):
 
 _OFF = {"deterministic": True}
 MODULES = {
-    "nn.Dropout": lambda: of_linen(nn.Dropout(0.5, **_OFF)),
     "Dropout": lambda: of_linen(jaxdrop.linen.Dropout(0.5, **_OFF)),
-    "DropPath": lambda: of_linen(jaxdrop.linen.DropPath(0.5, **_OFF)),
     "DropBlock": lambda: of_linen(jaxdrop.linen.DropBlock(0.5, block_size=3, **_OFF), (2, 6, 6, 8)),
-    "GaussianNoise": lambda: of_linen(jaxdrop.linen.GaussianNoise(0.5, **_OFF)),
     "ConcreteDropout": lambda: of_linen(jaxdrop.linen.ConcreteDropout(**_OFF)),
     "DropConnect": lambda: of_linen(jaxdrop.linen.DropConnect(nn.Dense(8), 0.5, **_OFF)),
     "SubsetResidual": lambda: of_linen(jaxdrop.linen.SubsetResidual(nn.Dense(8), 0.3, **_OFF)),
     "ThinnedMLP": lambda: of_linen(jaxdrop.linen.ThinnedMLP(16, 8, 0.5, **_OFF)),
     "VariationalCell": lambda: of_linen(cell("linen", "VariationalCell")),
     "ZoneoutCell": lambda: of_linen(cell("linen", "ZoneoutCell")),
-    "attention": lambda: of_linen(Encoder()),
     "attention in blocks": lambda: of_linen(Encoder(4)),
     "nnx.Dropout": lambda: of_nnx(nnx.Dropout(0.5, rngs=nnx.Rngs(0))),
     "nnx SpatialDropout": lambda: of_nnx(jaxdrop.nnx.SpatialDropout(0.5)),
@@ -397,16 +394,14 @@ def test_every_kind_of_module_is_served(name):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("jitted")
-@pytest.mark.parametrize("batch", SIZES)
-@pytest.mark.parametrize("balanced", [False, True])
-def test_samples_of_a_symbolic_batch_have_the_bits_of_a_known_one(balanced, batch):
-    summary = mc.moments() if balanced else mc.samples()
-    options = {"num_samples": 8, "summary": summary, "balanced": balanced}
-    x = data((batch, 7))
+@pytest.mark.parametrize(
+    ("batch", "balanced"), [*((batch, False) for batch in SIZES), (33, True)], ids=str
+)
+def test_samples_of_a_symbolic_batch_have_the_bits_of_a_known_one(batch, balanced):
+    x, options = data((batch, 7)), _options(balanced)
     found, expected = _alone(balanced).call(key(), x), mc.predict(_ALONE, key(), x, **options)
-    if balanced:
+    if balanced:  # in sums
         assert_close(found, expected._asdict())
-        assert_same_bits(np.asarray(found["mean"]) == 0, np.asarray(expected.mean) == 0)
     else:
         assert_same_bits(found, expected)
 
@@ -414,7 +409,11 @@ def test_samples_of_a_symbolic_batch_have_the_bits_of_a_known_one(balanced, batc
 _ALONE = mc.from_nnx(nnx.Sequential(nnx.Dropout(0.5)))
 
 
+def _options(balanced):
+    summary = mc.moments() if balanced else mc.samples()
+    return {"num_samples": 8, "summary": summary, "balanced": balanced}
+
+
 @functools.cache
 def _alone(balanced):
-    summary = mc.moments() if balanced else mc.samples()
-    return mc.export(_ALONE, shape("b, 7"), num_samples=8, summary=summary, balanced=balanced)
+    return mc.export(_ALONE, shape("b, 7"), **_options(balanced))
