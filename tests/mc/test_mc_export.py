@@ -294,20 +294,21 @@ def test_a_prefix_needs_a_bound_of_a_symbolic_length():
 
 
 @pytest.mark.parametrize(
-    ("dims", "sizes"),
+    ("dims", "bounds", "sizes"),
     [
-        ("b, 32*t, 8", (2, 96, 8)),  # divides by 32, as it is written
-        ("b, t, 64", (2, 33, 64)),
-        ("b, t, 8", (2, 5, 8)),  # too short for words of its own
-        ("b, t, t", (3, 7, 7)),
+        ("b, 32*t, 8", (), (2, 96, 8)),  # divides by 32, as it is written
+        ("b, t, 64", (), (2, 33, 64)),
+        ("b, t, 8", (), (2, 5, 8)),  # too short for words of its own
+        ("b, t, 8", ("t>=13",), (2, 15, 8)),  # long enough, as the bound says
+        ("b, t, t", (), (3, 7, 7)),
     ],
 )
-def test_words_of_symbolic_sizes_are_those_of_known_ones(dims, sizes):
+def test_words_of_symbolic_sizes_are_those_of_known_ones(dims, bounds, sizes):
     def words(key, x):
         return jaxdrop.masks.sample(key, 0.3, x.shape).words
 
     x = np.zeros(sizes, np.float32)
-    found = exported(jax.jit(words), shape(dims), ("cpu",)).call(key(), x)
+    found = exported(jax.jit(words), shape(dims, *bounds), ("cpu",)).call(key(), x)
     assert_same_bits(found, words(key(), x))
 
 
@@ -315,15 +316,15 @@ def test_words_beyond_32_bits_are_numbered():
     """By sizes that a program knows as numbers of 31 bits."""
 
     def numbers(key, x, y):
-        sizes = (2, x.shape[0], y.shape[0], 3)
-        low, high = _draw.word_numbers(sizes, [np.uint32(n) for n in (1, 69999, 69998, 2)])
+        sizes = (2, 5, x.shape[0], y.shape[0], 3)
+        low, high = _draw.word_numbers(sizes, [np.uint32(n) for n in (1, 4, 69999, 69998, 2)])
         return jnp.stack([low, high])
 
     x, y = np.zeros(70000, np.int8), np.zeros(70001, np.int8)
     like = (shape("t, u", dtype=jnp.int8).shape, jnp.int8)
     like = [jax.ShapeDtypeStruct((size,), jnp.int8) for size in like[0]]
     program = jax.export.export(jax.jit(numbers))(jax.eval_shape(key), *like)
-    number = ((70000 + 69999) * 70001 + 69998) * 3 + 2
+    number = ((9 * 70000 + 69999) * 70001 + 69998) * 3 + 2
     assert program.call(key(), x, y).tolist() == [number % 2**32, number // 2**32]
 
 
