@@ -2,12 +2,15 @@
 
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
+from jax.core import Tracer, max_dim, min_dim
+
+from jaxdrop.masks import _internal as masks
 
 Branch = Callable[[Any], Any]
 _SORTED: dict[str, Any] = {"indices_are_sorted": True, "mode": "promise_in_bounds"}
@@ -38,6 +41,36 @@ def cond(
     if not isinstance(flag, Tracer):
         return first(operand) if flag else second(operand)
     return traced(flag, first, second, operand)
+
+
+def kept_of(size: int, rate: float, least: int) -> int:
+    """``round(size * (1 - rate))``; if the size is symbolic, too, and at least ``least``.
+
+    Of a symbolic size the share is that of the fraction that the rate stands for. Halves go where
+    the floats of a known size round them; if that is not the same for all sizes, to the even
+    number.
+    """
+    share = 1 - rate
+    if masks.is_known(size):
+        return max(round(size * share), least)
+    fraction = Fraction(share).limit_denominator(_MOST_PARTS)
+    error = Fraction(share) / fraction - 1 if fraction else 1
+    if abs(error) > _ROUNDING:
+        raise ValueError(
+            f"rate: expected a fraction with a denominator up to {_MOST_PARTS}, since a share of "
+            f"the symbolic size {size} is kept, got {rate}; write rate={round(rate, 2) or 0.01}"
+        )
+    twice, parts = 2 * fraction.numerator, 2 * fraction.denominator
+    kept, rest = divmod(twice * size + fraction.denominator, parts)
+    is_half = 1 - (rest + parts - 1) // parts
+    # A float next to a half is the half, unless it is off by more than half of its last digit.
+    too_high = kept % 2 if abs(error) <= _HALF_A_DIGIT else int(error < 0)
+    return min_dim(max_dim(kept - is_half * too_high, least), size)
+
+
+_MOST_PARTS = 1000
+_ROUNDING = 2.0**-44  # of 1 - rate
+_HALF_A_DIGIT = 2.0**-53
 
 
 class Subset(NamedTuple):

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._masked import Flag, Key
-from jaxdrop.functional._skipping import cond
+from jaxdrop.functional._skipping import cond, kept_of
 from jaxdrop.masks import _internal as masks
 
 
@@ -32,6 +33,8 @@ def subset_residual(
     is dropped as by `drop_path`, at the share of the computing: the mean over keys is
     ``x + branch(x)`` where the branch treats examples one by one. Exactly K are kept; in a small
     batch at a low rate that may be all of them. A batch norm in the branch sees the subset.
+    A symbolic B needs a rate that is a fraction with a denominator up to 1000. At few rates K then
+    differs by one where ``B * (1 - rate)`` is a half, because floats round some of those down.
 
     Args:
         key: PRNG key; unused if ``deterministic`` is True.
@@ -101,7 +104,7 @@ def plan_subset(
     arrays: tuple[Any, ...], rate: float, batch_axis: int, num_groups: int, deterministic: Flag
 ) -> tuple[tuple[jax.Array, ...], Split]:
     """x and what goes with it as arrays, and their `Split`; one group where none draws."""
-    share = 1 - masks.check_static_rate(rate, "the number of examples that are kept", _WAY_OUT)
+    rate = masks.check_static_rate(rate, "the number of examples that are kept", _WAY_OUT)
     x, *extra = arrays
     x = masks.check_array(x)
     (axis,) = masks.check_axes((batch_axis,), x.ndim, "batch_axis")
@@ -120,7 +123,7 @@ def plan_subset(
             f"num_groups: expected a divisor of the batch of {x.shape[axis]}, got {groups}; "
             "take one that divides it, such as 1"
         )
-    num_kept = max(1, round(size * share)) if share and size else 0
+    num_kept = kept_of(size, rate, 1) if rate < 1 and size else 0
     return (x, *map(jnp.asarray, extra)), Split(axis, groups, size, num_kept)
 
 
@@ -152,7 +155,7 @@ def add_branch(
         traced: of `cond`.
     """
     off = masks.check_flag(deterministic)
-    x, thins = arrays[0], 0 < split.num_kept < split.size
+    x, thins = arrays[0], split.num_kept not in (0, split.size)
     if off is not True and thins:
         masks.check_key(key)
 
@@ -184,7 +187,7 @@ def _checked(y: Any, x: jax.Array) -> jax.Array:
 def _draw(key: jax.Array, *, split: Split) -> jax.Array:
     """Places of the drawn examples in their group, ascending: int32 of shape (groups, kept)."""
     permutations = masks.permutations(key, (split.num_groups, split.size))
-    return jnp.sort(permutations[:, : split.num_kept], axis=1)
+    return jnp.sort(lax.slice_in_dim(permutations, 0, split.num_kept, axis=1), axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="split")

@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxdrop.functional._masked import Flag, Key
+from jaxdrop.functional._skipping import kept_of
 from jaxdrop.masks import _internal as masks
 
 
@@ -40,6 +41,8 @@ def token_dropout(
     prefix, and of the others a subset drawn without replacement, each subset of its size as
     likely as any other, for each example on its own. Values are not rescaled. The gradient of a
     token that is left out is 0. On a mesh whose devices hold whole sequences, none needs another.
+    A symbolic L needs a rate that is a fraction with a denominator up to 1000, and keeps at least
+    one token.
 
     Args:
         key: PRNG key; unused if ``deterministic`` is True.
@@ -84,7 +87,8 @@ def token_dropout(
     prefix = _check_prefix(num_prefix_tokens, x.shape[1])
     if flag or share == 0.0:
         return Tokens(x, _places(x, x.shape[1]))
-    num_drawn = round((x.shape[1] - prefix) * (1 - share))
+    least = 0 if prefix or masks.is_known(x.shape[1]) else 1
+    num_drawn = kept_of(x.shape[1] - prefix, share, least) if share < 1 else 0
     if prefix + num_drawn == 0:
         raise ValueError(
             f"rate: expected one that leaves a token, got {rate} for {x.shape[1]} tokens without a "
@@ -121,7 +125,7 @@ def _subset(key: jax.Array, x: jax.Array, num_drawn: int, prefix: int, ordered: 
     """Places of the first few tokens in a random order of those behind the prefix."""
     shape = (x.shape[0], x.shape[1] - prefix)
     permutations = masks.permutations(key, shape, _examples_sharding(x))
-    drawn = permutations[:, :num_drawn] + jnp.int32(prefix)
+    drawn = lax.slice_in_dim(permutations, 0, num_drawn, axis=1) + jnp.int32(prefix)
     return jnp.sort(drawn, axis=1) if ordered else drawn
 
 
@@ -159,9 +163,10 @@ def _check_prefix(num_prefix_tokens: int, length: int) -> int:
             f"num_prefix_tokens: expected an integer, got {num_prefix_tokens!r}; "
             "write for example num_prefix_tokens=1"
         )
-    if not 0 <= prefix <= length:
+    if prefix < 0 or not masks.at_least(length, prefix):
+        bound = "" if masks.is_known(length) else f", and give the symbol a bound of {prefix}"
         raise ValueError(
             f"num_prefix_tokens: expected an integer in [0, {length}], the tokens of x, got "
-            f"{prefix}; count the tokens at the start that are always kept"
+            f"{prefix}; count the tokens at the start that are always kept{bound}"
         )
     return prefix

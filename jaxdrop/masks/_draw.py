@@ -350,14 +350,25 @@ def word_numbers(shape: tuple[int, ...], positions: Sequence[Any]) -> Numbers:
         positions: along each axis of it, uint32 arrays that broadcast to each other.
     """
     low, high, stride = np.uint32(0), np.uint32(0), 1
+    below, above = np.uint32(1), np.uint32(0)  # the stride, as its low and its high 32 bits
     for size, position in zip(reversed(shape), reversed(positions)):
-        step = low + position * np.uint32(stride & 0xFFFFFFFF)
-        if not is_known(size) or stride * size > 1 << 32:
-            high = high + wide_product(position, np.uint32(stride & 0xFFFFFFFF))[0]
-            high = (
-                high
-                + position * np.uint32(stride >> 32 & 0xFFFFFFFF)
-                + (step < low).astype(jnp.uint32)
-            )
-        low, stride = step, stride * size
+        step = low + position * below
+        end = stride * size
+        if not is_known(end) or end > 1 << 32:
+            high = high + wide_product(position, below)[0]
+            high = high + position * above + (step < low).astype(jnp.uint32)
+        low, stride = step, end
+        below, above = _halves(below, above, size, end)
     return low, high
+
+
+def _halves(below: Any, above: Any, size: Any, end: Any) -> tuple[Any, Any]:
+    """A stride, ``below`` and ``above`` of it, times a size: ``end``, as two words again.
+
+    A program knows symbolic sizes as numbers of 31 bits, and so not their product.
+    """
+    if is_known(end):
+        return np.uint32(end & 0xFFFFFFFF), np.uint32(end >> 32 & 0xFFFFFFFF)
+    number = jnp.asarray(size).astype(jnp.uint32)
+    high, low = wide_product(number, below)
+    return low, high + above * number

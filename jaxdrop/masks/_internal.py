@@ -43,6 +43,8 @@ from jaxdrop.masks._keys import fold_in_names as fold_in_names
 from jaxdrop.masks._keys import is_legacy as is_legacy
 from jaxdrop.masks._keys import typed as typed
 from jaxdrop.masks._layout import Layout as Layout
+from jaxdrop.masks._layout import at_least as at_least
+from jaxdrop.masks._layout import is_known as is_known
 from jaxdrop.masks._layout import layout_of as layout_of
 from jaxdrop.masks._layout import pack as pack
 from jaxdrop.masks._layout import unpack as unpack

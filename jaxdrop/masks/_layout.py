@@ -3,7 +3,9 @@
 A run of axes ``[start, stop)`` is laid out in row-major order and cut into words; the axes before
 and after it stay axes of the words. The rule reads the shape alone, since the layout decides which
 bit belongs to which element, and masks must be the same on every device, mesh and backend. It does
-not read the size of the first axis: so the mask of an example does not depend on the others.
+not read the size of the first axis: so the mask of an example does not depend on the others. In an
+exported program the sizes of other axes may be symbolic, and one layout serves them all: such an
+axis divides by 32 if its size is written so, as 32*t, and is as long as its bounds say.
 
 * The first axis that divides by 32, of the second-last, the last, then the others from the right,
   the first axis left out. No bit is lost. The second-last comes first because there a TPU spreads
@@ -23,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import max_dim
 
 from jaxdrop.masks._sharding import (
     explicit_sharding,
@@ -62,13 +65,21 @@ def layout_of(shape: Shape) -> Layout:
     """The layout of a mask of this shape."""
     rank = len(shape)
     for axis in (rank - 2, rank - 1, *range(rank - 3, 0, -1)):
-        if axis > 0 and is_known(shape[axis]) and shape[axis] % WORD == 0:
+        if axis > 0 and shape[axis] % WORD == 0:  # false for a symbolic size that only may be
             return Layout(shape, axis, axis + 1)
     for start in range(rank - 1, 0, -1):
-        size = math.prod(shape[start:])
-        if is_known(size) and -(-size // WORD) * WORD <= 1.25 * size:
+        if _pads_little(math.prod(shape[start:])):
             return Layout(shape, start, rank)
     return Layout(shape, 0, rank)
+
+
+def _pads_little(size: int) -> bool:
+    if is_known(size):
+        return -(-size // WORD) * WORD <= 1.25 * size
+    return size % WORD == 0 or at_least(size, _PADS_LITTLE)
+
+
+_PADS_LITTLE = 103  # from so many bits on, the rest of the last word is at most a quarter of them
 
 
 def element_layout(shape: Shape) -> Layout:
@@ -120,7 +131,7 @@ def _reshapes(layout: Layout) -> bool:
     A run that begins with the examples and goes on through their features is cut in whole words
     if its words divide by any power of two that a mesh may have.
     """
-    if not is_known(layout.size) or layout.size % WORD:
+    if layout.size % WORD != 0:
         return False
     whole_axis = layout.start > 0 or layout.stop - layout.start <= 1
     return whole_axis or layout.size // WORD % _MOST_DEVICES == 0
@@ -166,6 +177,11 @@ def _unpack_by_product(words: jax.Array, layout: Layout) -> jax.Array:
 def is_known(size: Any) -> bool:
     """Whether a size is a number now, and not a symbol of an exported program."""
     return isinstance(size, int)
+
+
+def at_least(size: Any, number: int) -> bool:
+    """Whether a size is at least a number; of a symbolic one, whether its bounds say so."""
+    return max_dim(size, number) == size
 
 
 def _as_bits(values: jax.Array) -> jax.Array:

@@ -114,7 +114,13 @@ def sample(key: jax.Array, rate: ArrayLike, shape: Sequence[int]) -> Mask:
 
     The same key, rate and shape give the same mask in every transform, on every device and mesh
     and, with a threefry key, on every version of JAX. The mask of ``(B, ...)`` is the beginning of
-    that of a larger batch; the size of the first axis may be symbolic.
+    that of a larger batch.
+
+    In a program of ``jax.export`` the size of the first axis may be symbolic, and the mask is that
+    of a known size. Other axes may be symbolic too. The program then has one mask for all sizes,
+    which counts a symbolic size as one that divides by 32 if it is written so, as ``32*t``, and as
+    one that does not otherwise. It is that of such a known size if the bounds of the symbols say
+    that each symbolic axis, with the known axes behind it, has 103 elements or more.
 
     Args:
         key: PRNG key that this call consumes.

@@ -20,10 +20,12 @@ _ROUNDS = 10
 # more than one device.
 
 
-def wide_product(x: Any, multiplier: np.uint32) -> tuple[jax.Array, jax.Array]:
+def wide_product(x: Any, multiplier: Any) -> tuple[jax.Array, jax.Array]:
     """The high and the low word of a product of 64 bits."""
     with jax.enable_x64(True):
-        product = lax.convert_element_type(x, jnp.uint64) * np.uint64(multiplier)
+        known = isinstance(multiplier, np.generic)  # else it is the product of symbolic sizes
+        wide = np.uint64(multiplier) if known else multiplier.astype(jnp.uint64)
+        product = lax.convert_element_type(x, jnp.uint64) * wide
         high = lax.convert_element_type(product >> np.uint64(32), jnp.uint32)
         return high, lax.convert_element_type(product, jnp.uint32)
 

@@ -4,6 +4,7 @@ from jaxdrop.mc._adaptive import Adaptive
 from jaxdrop.mc._audit import Audit, audit
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._delta import Delta, delta
+from jaxdrop.mc._export import export
 from jaxdrop.mc._insert import Insert
 from jaxdrop.mc._marks import Site
 from jaxdrop.mc._model_fn import from_linen, from_nnx
@@ -30,6 +31,7 @@ __all__ = [
     "classification",
     "combine",
     "delta",
+    "export",
     "from_linen",
     "from_nnx",
     "moments",

@@ -124,7 +124,7 @@ def _init(
     _check_targets(targets)
     if variance is not None:
         _summary.wide(variance.dtype)
-    if precision is not None and not _fits(precision.shape, mean.shape):
+    if precision is not None and not masks.broadcasts(precision.shape, mean.shape):
         raise ValueError(
             f"precision: expected one number or a shape that broadcasts to {mean.shape}, that of "
             f"the predicted means, got {precision.shape}; reshape it, such as precision[:, None] "
@@ -213,13 +213,6 @@ def _parts(precision: Any, targets: Any, output: Any) -> tuple[Any, Any, Any]:
     raise ValueError(
         f"regression: expected a function that returns {expected}, got {shapes}; {remedy}"
     )
-
-
-def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, whole) == whole
-    except ValueError:
-        return False
 
 
 def _remedy(targets: Any, mean: Any) -> str:

@@ -104,7 +104,10 @@ def check_block_size(block_size: int | None, query: jax.Array, key: jax.Array) -
     if block_size is None:
         return None
     size = masks.check_count(block_size, "block_size", 512, "an integer or None")
-    return None if 0 in (*query.shape, *key.shape) else min(size, key.shape[1])
+    if 0 in (*query.shape, *key.shape):
+        return None
+    keys = key.shape[1]
+    return min(size, keys) if masks.is_known(keys) else size  # a block may hang over
 
 
 def _check_mask(mask: ArrayLike | None, shape: Shape) -> jax.Array | None:

@@ -173,17 +173,18 @@ def _lost_rows(operands: Operands, constants: Constants) -> jax.Array:
 
 def _blocks(arrays: dict[str, Any], constants: Constants) -> Block:
     """All blocks, along an axis in front: their starts, and the arrays that are cut along keys."""
+    count = -(-constants.keys // constants.size)
     pieces: Arrays = {}
     for name, axis in _KEY_AXES.items():
         x = arrays.get(name)
         if x is None or x.shape[axis] == 1:  # the same for all keys
             continue
-        over = -x.shape[axis] % constants.size
+        over = count * constants.size - constants.keys
         if over:
             x = jnp.pad(x, [(0, over if a == axis else 0) for a in range(x.ndim)])
-        shape = (*x.shape[:axis], -1, constants.size, *x.shape[axis + 1 :])
+        shape = (*x.shape[:axis], count, constants.size, *x.shape[axis + 1 :])
         pieces[name] = jnp.moveaxis(x.reshape(shape), axis, 0)
-    return jnp.arange(0, constants.keys, constants.size, dtype=jnp.int32), pieces
+    return jnp.arange(count, dtype=jnp.int32) * np.int32(constants.size), pieces
 
 
 def _start(step: Any, operands: Operands, blocks: Block) -> Carry:
