@@ -18,6 +18,7 @@ from jaxdrop import linen, mc, plots, uncertainty
 _BATCH = 64
 _ANGLES = range(0, 181, 15)
 _SLANT = 30
+_UNLIKE = (_SLANT, 90)  # angles at which all digits are turned
 _KEPT_SHARES = (1.0, 0.9, 0.8, 0.5)
 _Data = tuple[np.ndarray, np.ndarray]  # images and labels
 _Predictions = dict[str, jax.Array]  # probabilities by name
@@ -59,16 +60,21 @@ def run(seed: int, epochs: int, num_samples: int, output: pathlib.Path) -> None:
     upright, sampled = predict(1, images)
     slanted, _ = predict(2, _turn(images, _SLANT))
     print(f"\nTest digits as they are\n{uncertainty.report(upright, labels)}")
+    print(_familiar(upright, labels))
     title = f"The same digits turned by {_SLANT}°, as never seen in training"
     print(f"\n{title}\n{uncertainty.report(slanted, labels)}")
+    print(_unfamiliar(slanted, labels))
+    _print_detecting(upright, [slanted, predict(4, _turn(images, _UNLIKE[1]))[0]])
 
     chosen = _most_certain(sampled, labels)
     turned = np.concatenate([_turn(images[chosen : chosen + 1], angle) for angle in _ANGLES])
     turning = predict(3, turned)
     _print_turning(*turning, int(labels[chosen]))
+    print(_fooled(turning[1], int(labels[chosen])))
     _print_refusing(slanted, labels)
     path = _draw(output, slanted, labels, turned, turning[1])
     print(f"\n{time.perf_counter() - started:.0f} s. Picture: {path}")
+    print("Next: your own model. Write mc.predict(mc.from_linen(model, variables), key, x).")
 
 
 def _data(seed: int) -> tuple[_Data, _Data]:
@@ -129,6 +135,53 @@ def _most_certain(sampled: mc.Classification, labels: np.ndarray) -> int:
     return int(np.argmin(np.where(right, sampled.mutual_information, np.inf)))
 
 
+def _better(predictions: _Predictions, labels: np.ndarray, score: Any) -> str:
+    """Name of the predictions with the lower score."""
+    return min(predictions, key=lambda name: float(score(predictions[name], labels)))
+
+
+def _familiar(predictions: _Predictions, labels: np.ndarray) -> str:
+    if _better(predictions, labels, uncertainty.negative_log_likelihood) == "one pass":
+        return "Digits like those of training: one pass is enough. Its log-likelihood is better."
+    return "Digits like those of training: many passes have the better log-likelihood already."
+
+
+def _unfamiliar(predictions: _Predictions, labels: np.ndarray) -> str:
+    better = _better(predictions, labels, uncertainty.expected_calibration_error)
+    return f"Unlike those of training: {better} has the smaller calibration error."
+
+
+def _print_detecting(upright: _Predictions, turned: list[_Predictions]) -> None:
+    """How often a turned digit has a larger entropy than an upright one."""
+    print("\nAUROC of the entropy: how often a turned digit has more of it than an upright")
+    print(f"{'turned by':22}" + "".join(f"{angle:9d}°" for angle in _UNLIKE))
+    values = {name: [_auroc(upright[name], unlike[name]) for unlike in turned] for name in upright}
+    for name, row in values.items():
+        print(f"{name:22}" + "".join(f"{value:10.4f}" for value in row))
+    one_pass, many = (row[-1] for row in values.values())
+    print(
+        f"0.5 is a guess, 1 is perfect. At {_UNLIKE[1]}° many passes change it by "
+        f"{many - one_pass:+.2f}."
+    )
+
+
+def _auroc(upright: jax.Array, turned: jax.Array) -> float:
+    doubt = uncertainty.entropy(jnp.concatenate([upright, turned]))
+    return float(uncertainty.auroc(doubt, jnp.arange(len(doubt)) >= len(upright)))
+
+
+def _fooled(sampled: mc.Classification, digit: int) -> str:
+    """Where a wrong class is taken for certain; the demo shows this limit too."""
+    classes = sampled.probabilities.argmax(-1)
+    if (classes == digit).all():
+        return "It is right at every angle."
+    worst = int(jnp.where(classes == digit, 0, sampled.probabilities.max(-1)).argmax())
+    return (
+        f"At {_ANGLES[worst]}° it is fooled: it sees a {classes[worst]} with probability "
+        f"{sampled.probabilities[worst].max():.2f}. Doubt does not find every mistake."
+    )
+
+
 def _print_turning(predictions: _Predictions, sampled: mc.Classification, digit: int) -> None:
     one_pass, many = predictions.values()
     print(f"\nA {digit}, turned: class and its probability, and what the model does not know")
@@ -143,11 +196,14 @@ def _print_turning(predictions: _Predictions, sampled: mc.Classification, digit:
 def _print_refusing(predictions: _Predictions, labels: np.ndarray) -> None:
     print(f"\nTurned by {_SLANT}°: accuracy of those kept when the least certain are refused")
     print(f"{'share kept':22}" + "".join(f"{share:10.0%}" for share in _KEPT_SHARES))
+    gains = []
     for name, probabilities in predictions.items():
         wrong = probabilities.argmax(-1) != labels
         curve = uncertainty.risk_coverage(uncertainty.entropy(probabilities), wrong)
         last = [round(share * len(curve.risk)) - 1 for share in _KEPT_SHARES]
         print(f"{name:22}" + "".join(f"{float(1 - curve.risk[i]):10.4f}" for i in last))
+        gains.append(float(curve.risk[-1] - curve.risk[last[-1]]))
+    print(f"Keeping half changes accuracy by {gains[0]:+.2f} (one pass), {gains[1]:+.2f} (many).")
 
 
 def _draw(

@@ -32,10 +32,10 @@ def _numbers(text):
 def test_demo_prints_its_tables_and_saves_the_picture(tmp_path):
     text = _run(tmp_path / "new" / "folder", 0)
     assert max(map(len, text.rsplit("\n\n", 1)[0].splitlines())) <= 80
-    for heading in ("accuracy", "brier_score", "mutual information", "share kept"):
+    for heading in ("accuracy", "brier_score", "mutual information", "share kept", "AUROC", "Next"):
         assert heading in text
     assert len(re.findall(r"^ *\d+°", text, re.MULTILINE)) == 13
-    path = text.split("Picture: ")[1].strip()
+    path = text.split("Picture: ")[1].splitlines()[0]
     with open(path, "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
 
