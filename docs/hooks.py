@@ -1,4 +1,4 @@
-"""Checks of the built pages: links, pictures, and every public name in the reference.
+"""Tables of the reference, checks of the built pages, and their list for language models.
 
 MkDocs calls the functions named ``on_...``; `faults` also serves the tests.
 """
@@ -7,9 +7,65 @@ import html.parser
 import importlib
 import inspect
 import pathlib
+import re
 import urllib.parse
 
 _PACKAGES = ("masks", "functional", "linen", "nnx", "mc", "uncertainty", "plots")
+
+# What most readers of a page of the reference came for: it opens with these.
+_FIRST = {
+    "masks": ("sample", "Mask"),
+    "functional": ("dropout", "drop_path", "dot_product_attention"),
+    "linen": ("Dropout", "DropPath", "attention_fn", "replace_dropout"),
+    "nnx": ("Dropout", "DropPath", "attention_fn", "replace_dropout"),
+    "mc": ("predict", "from_linen", "from_nnx", "predict_batches", "audit", "classification"),
+    "uncertainty": ("mutual_information", "expected_entropy", "predictive_entropy"),
+    "plots": (),
+}
+
+
+_menu, _sentences = [], {}  # pages in the order of the menu, and what each begins with
+
+
+def on_nav(nav, **_):
+    """Keeps the order of the menu."""
+    _menu[:] = nav.pages
+
+
+def on_page_markdown(markdown, page, **_):
+    """Opens each page of the reference with a table of its names, the main ones first."""
+    _sentences[page.url] = _first_sentence(markdown)
+    return re.sub(r"^::: jaxdrop\.(\w+)$", _reference, markdown, flags=re.MULTILINE)
+
+
+def _reference(line):
+    package = line[1]
+    module = importlib.import_module(f"jaxdrop.{package}")
+    first = _FIRST[package]
+    results = [name for name in module.__all__ if package == "mc" and name[0].isupper()]
+    others = [name for name in module.__all__ if name not in (*first, *results)]
+    order = [*first, *others, *results]
+    rows = (
+        f"| [`{name}`][jaxdrop.{package}.{name}] | {_in_one_line(getattr(module, name))} |"
+        for name in order
+    )
+    members = ", ".join(order)
+    options = f"    options: {{members: [{members}]}}"
+    return "\n".join(["| name | what it is |", "| --- | --- |", *rows, "", line[0], options])
+
+
+def _first_sentence(markdown):
+    """Of the first paragraph of a page, as plain text."""
+    for paragraph in markdown.split("\n\n"):
+        if re.match(r"(?!```)[\w`*]", paragraph):
+            text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraph.replace("\n", " "))
+            return re.split(r"(?<=[.?]) ", text.replace("**", ""))[0]
+    return ""
+
+
+def _in_one_line(thing):
+    text = inspect.getdoc(thing).split("\n\n")[0].replace("\n", " ")
+    return text.replace("``", "`").replace("|", r"\|")
 
 
 class _Page(html.parser.HTMLParser):
@@ -84,7 +140,15 @@ def names(package):
 
 
 def on_post_build(config, **_):
-    """Fails the build if a page is faulty."""
+    """Writes the list of the pages for language models; fails the build if a page is faulty."""
+    lines = [f"# {config['site_name']}", "", f"> {config['site_description']}", ""]
+    section = ""
+    for page in _menu:
+        if page.parent and page.parent.title != section:
+            section = page.parent.title
+            lines += ["", f"## {section}", ""]
+        lines += [f"- [{page.title}]({page.url or './'}): {_sentences[page.url]}"]
+    pathlib.Path(config["site_dir"], "llms.txt").write_text("\n".join([*lines, ""]), "utf-8")
     found = faults(config["site_dir"])
     if found:
         from mkdocs.exceptions import Abort

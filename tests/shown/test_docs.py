@@ -30,14 +30,21 @@ def _name(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in _PAGES if blocks(p, "python")], ids=_name)
 def test_blocks_run(page):
-    """In order, as one program, but for blocks whose packages are not there."""
-    names, missing = {"__name__": "page"}, set()
-    for number, code in enumerate(blocks(page, "python"), 1):
+    """In order, as one program, but for blocks whose packages are not there.
+
+    Home first shows what to do with what its second block makes.
+    """
+    names, missing, used = {"__name__": "page"}, set(), set()
+    codes = list(enumerate(blocks(page, "python"), 1))
+    if page.name == "index.md":
+        codes = [*codes[1:], codes[0]]
+    for number, code in codes:
         others = imported(code) & _OTHERS
+        used |= others
         absent = {name for name in others if importlib.util.find_spec(name) is None}
         missing |= absent
         if not absent:
-            with _as_others_are_used(others):
+            with _as_others_are_used(used):
                 exec(compile(code, f"{_name(page)}, block {number}", "exec"), names)
     if missing:
         pytest.skip(f"all but the blocks that import {', '.join(sorted(missing))}")
@@ -63,6 +70,22 @@ def test_a_block_that_may_be_left_out_is_seen():
     recipes = "".join(blocks(_DOCS / "recipes.md", "python"))
     assert imported(recipes) >= _OTHERS
     assert imported("import a.b as c\nfrom d.e import f") == {"a", "d"}
+
+
+@pytest.mark.parametrize("page", [p for p in _PAGES if blocks(p, "python")], ids=_name)
+def test_code_is_as_wide_as_a_page_shows(page):
+    """On a desktop; ``ruff format --isolated --line-length 68`` formats the code of a page."""
+    wide = [line for code in blocks(page, "python") for line in code.splitlines() if line[68:]]
+    assert not wide, "\n".join(wide)
+
+
+def test_tables_of_a_family_say_when_in_their_second_column():
+    heads = [
+        re.findall(r"^\| (?:function|what) \|.*$", page.read_text("utf-8"), re.MULTILINE)
+        for page in (_DOCS / "family").glob("*.md")
+    ]
+    assert all(heads)
+    assert all(head.split(" | ")[1] == "when" for found in heads for head in found)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=_name)

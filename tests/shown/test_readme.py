@@ -3,27 +3,55 @@
 import pathlib
 import re
 
-import pytest
-
 import jaxdrop
 from tests.support.blocks import blocks
 
-_README = pathlib.Path(__file__).parents[2] / "README.md"
+_ROOT = pathlib.Path(__file__).parents[2]
+_README = _ROOT / "README.md"
 
 
-@pytest.mark.parametrize("code", blocks(_README, "python"))
-def test_block_runs(code, capsys):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+def test_blocks_run(capsys):
+    """The first one shows what to do with what the second makes."""
+    first, program = blocks(_README, "python")
+    names = {"__name__": "readme"}
+    exec(compile(program, "README.md", "exec"), names)
     printed = capsys.readouterr().out
-    for expected in re.findall(r"^print\(.*\)  # (\(.*)$", code, re.MULTILINE):
+    for expected in re.findall(r"^print\(.*\)  # (\(.*)$", program, re.MULTILINE):
         assert expected in printed
+    exec(compile(first, "README.md, first block", "exec"), names)
+    assert names["out"].mutual_information.shape == (32,)
 
 
-def test_there_is_a_block():
-    assert blocks(_README, "python")
+def test_numbers_of_the_first_screen_are_those_of_the_benchmarks():
+    """Row by row, rounded as shown; so a new measurement changes both."""
+    tables = (_ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    names = ("jaxdrop", "flax linen", "equinox", "haiku", "keras")
+
+    def section(title):
+        rows = tables.split(f"{title}: float32 4096x4096, rate 0.1\n")[1].split("\n\n")[0]
+        return dict(re.findall(r"^  (\S[\w ]*?) {2,}(.*)$", rows, re.MULTILINE))
+
+    def ratios(title):
+        found = (re.search(r"([\d.]+) x copy", section(title)[name])[1] for name in names)
+        return [f"{float(ratio):.2f}" for ratio in found]
+
+    kept = [section("kept for backward")[name].split()[0] for name in names]
+    large = tables.split("| bfloat16 (16384, 8192), rate 0.1 |")[1]
+    bound = {
+        name: re.search(rf"\| {name} \|.*?([\d.]+) \|$", "|" + large, re.MULTILINE)[1]
+        for name in ("copy", "jaxdrop", "flax linen")
+    }
+    for file in (_README, _ROOT / "docs" / "index.md", _ROOT / "README.zh.md"):
+        rows = re.findall(r"^\| (?:CPU|any|任何|H200).*$", file.read_text("utf-8"), re.MULTILINE)
+        shown = [row.strip("| ").split(" | ") for row in rows]
+        assert [row[1:] for row in shown[:3]] == [
+            ratios("forward"), ratios("forward and backward"), kept
+        ]  # fmt: skip
+        assert shown[3][1:3] == [bound["jaxdrop"], bound["flax linen"]]
+        assert bound["copy"] in shown[3][0]
 
 
-def test_first_screen_holds_the_picture_of_the_floors():
+def test_the_readme_holds_the_picture_of_the_floors():
     picture = next(block for block in blocks(_README, "") if "masks" in block)
     assert [line.strip() for line in picture.splitlines() if line] == [
         line.strip() for line in jaxdrop.__doc__.split("::")[1].splitlines()[2:5]
