@@ -33,6 +33,16 @@ _HABITS = {
     r"\bentr(y|ies)\b": "element",
     r"\b(one|a|an|\d+) (bit|byte|decision|key|launch|mask|rate|row)s? an? \w": "per",
 }
+# On pages, where a reader does not know the house.
+_HABITS_OF_PAGES = {
+    r"\b(is|are) told\b": "the page says, the program gets",
+    r"\b(as|than) one (asks|writes)\b": "you ask, you write",
+    r"\btakes? off you\b": "stays yours",
+    r"\b(says?|tells?) (nothing|nearly|by itself)\b": "what it shows or does not show",
+    r"\bcrosswise\b": "would broadcast to (N, N)",
+    r"\bdo not meet\b": "do not interact",
+    r"\bthat (is|are) to go\b": "deprecated",
+}
 # Users read of packages and guarantees; these words are for those who build the house.
 _HOUSE_WORDS = r"\b(floor(?!\()|law)s?\b"  # the function aside
 _FOR_MAINTAINERS = {"design.md", "CONTRIBUTING.md"}
@@ -58,7 +68,7 @@ def _is_spoken(kind):
 
 
 def _found(path, text):
-    habits = dict(_HABITS)
+    habits = dict(_HABITS) | (_HABITS_OF_PAGES if path.suffix == ".md" else {})
     if path.name not in _FOR_MAINTAINERS:
         habits[_HOUSE_WORDS] = "package, what always holds"
     for pattern, better in habits.items():
@@ -78,6 +88,7 @@ def test_prose_has_lost_its_habits():
     ("name", "text"),
     [
         ("page.md", "A mask is\nno array."),
+        ("page.md", "Which one to choose is told family by family."),
         ("page.md", "```python\nmask  # one bit an entry\n```"),
         ("code.py", '"""It stays as it came."""'),
         ("code.py", "x = 1  # drawn anew"),

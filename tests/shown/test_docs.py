@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import pathlib
 import re
+import types
 import warnings
 
 import jax
@@ -111,6 +112,18 @@ def test_the_reference_takes_in_each_floor(floor):
     """All of its ``__all__``: the build fails where one is not there, see ``docs/hooks.py``."""
     page = (_DOCS / "api" / f"{floor}.md").read_text("utf-8")
     assert re.search(rf"^::: jaxdrop\.{floor}$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("floor", _FLOORS)
+def test_a_page_of_the_reference_opens_with_a_table_of_its_names(hooks, floor):
+    page = types.SimpleNamespace(url="")
+    table, members = hooks.on_page_markdown(f"::: jaxdrop.{floor}", page).split("\n\n")
+    rows = re.findall(rf"^\| \[`(\w+)`\]\[jaxdrop\.{floor}\.\w+\] \| [\w`].* \|$", table, re.M)
+    module = getattr(jaxdrop, floor)
+    assert sorted(rows) == sorted(module.__all__) and len(table.splitlines()) == 2 + len(rows)
+    assert re.search(r"members: \[(.*)\]", members)[1].split(", ") == rows
+    if floor in ("functional", "mc", "linen"):
+        assert rows[0] in ("dropout", "predict", "Dropout")
 
 
 def test_the_design_page_names_what_exists():
