@@ -51,6 +51,19 @@ def test_numbers_of_the_first_screen_are_those_of_the_benchmarks():
         assert bound["copy"] in shown[3][0]
 
 
+def test_numbers_of_the_comparison_are_those_of_the_benchmarks():
+    """Each cell that is a number is one of theirs, rounded as shown."""
+    numbers = r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)"
+    benchmarks = (_ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    measured = {float(number) for number in re.findall(numbers, benchmarks)}
+    page = (_ROOT / "docs" / "compare.md").read_text("utf-8")
+    cells = re.findall(r"(?<=\| )[\d.]+(?= \|)", page)
+    assert len(cells) >= 50
+    for cell in cells:
+        places = len(cell.partition(".")[2])
+        assert any(f"{number:.{places}f}" == cell for number in measured), cell
+
+
 def test_the_readme_holds_the_picture_of_the_floors():
     picture = next(block for block in blocks(_README, "") if "masks" in block)
     assert [line.strip() for line in picture.splitlines() if line] == [
