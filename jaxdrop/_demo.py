@@ -143,12 +143,12 @@ def _better(predictions: _Predictions, labels: np.ndarray, score: Any) -> str:
 def _familiar(predictions: _Predictions, labels: np.ndarray) -> str:
     if _better(predictions, labels, uncertainty.negative_log_likelihood) == "one pass":
         return "Digits like those of training: one pass is enough. Its log-likelihood is better."
-    return "Digits like those of training: many passes have the better log-likelihood already."
+    return "Digits like those of training: many passes have the better log-likelihood."
 
 
 def _unfamiliar(predictions: _Predictions, labels: np.ndarray) -> str:
     better = _better(predictions, labels, uncertainty.expected_calibration_error)
-    return f"Unlike those of training: {better} has the smaller calibration error."
+    return f"Digits unlike those: the smaller calibration error is that of {better}."
 
 
 def _print_detecting(upright: _Predictions, turned: list[_Predictions]) -> None:
@@ -176,10 +176,8 @@ def _fooled(sampled: mc.Classification, digit: int) -> str:
     if (classes == digit).all():
         return "It is right at every angle."
     worst = int(jnp.where(classes == digit, 0, sampled.probabilities.max(-1)).argmax())
-    return (
-        f"At {_ANGLES[worst]}° it is fooled: it sees a {classes[worst]} with probability "
-        f"{sampled.probabilities[worst].max():.2f}. Doubt does not find every mistake."
-    )
+    sure = f"a {classes[worst]} with probability {sampled.probabilities[worst].max():.2f}"
+    return f"At {_ANGLES[worst]}° it is fooled: {sure}. Doubt misses some mistakes."
 
 
 def _print_turning(predictions: _Predictions, sampled: mc.Classification, digit: int) -> None:
