@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from benchmarks import _corpus, _uci_nets, mnist, recurrent, thinned, uci
+from benchmarks import _corpus, _uci_nets, ensemble, mnist, recurrent, thinned, uci
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +149,22 @@ def test_thinned_layers_learn_beside_the_others(capsys, tmp_path):
     assert list(found) == ["no dropout", "dropout", "thinned"]
     assert all(len(row["errors"]) == len(row["seconds"]) == 2 for row in found.values())
     assert np.mean(found["thinned"]["errors"]) < 50  # of 90 by guessing
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_compared_and_goes_on_from_its_file(capsys, tmp_path):
+    file = tmp_path / "found.json"
+    options = ["--epochs", "4", "--hidden", "32", "--json", str(file)]
+    first = ensemble.main([*options, "--seeds", "1"])["digits"]
+    both = ensemble.main([*options, "--seeds", "2"])["digits"]
+    assert list(both) == list(first) and len(both) == 6
+    for row, scores in both.items():
+        assert all(len(values) == 2 for values in scores.values())
+        assert {name: values[:1] for name, values in scores.items()} == first[row]
+    errors = {row: np.mean(scores["error 0°, %"]) for row, scores in both.items()}
+    assert max(errors.values()) < 40  # of 90 by guessing
+    assert both["one net"]["AUROC 30°, MI"] == [0.5, 0.5]  # a single net does not disagree
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 

@@ -1,0 +1,165 @@
+"""``python -m benchmarks.ensemble``: Monte-Carlo dropout against a deep ensemble of equal cost.
+
+An ensemble is five nets without dropout, from five seeds. The net with dropout learns for five
+times as many epochs, so both cost the same to train; with five passes they cost the same to ask.
+All are asked about digits that stand upright and about turned ones, of which none has seen any.
+
+Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep
+ensembles", 2017; Ovadia et al., "Can you trust your model's uncertainty?", 2019, for the turning.
+"""
+
+import argparse
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy import ndimage
+
+from benchmarks import _passes_nets, _report, mnist
+from benchmarks._report import count
+from jaxdrop import mc, uncertainty
+
+_MEMBERS, _MANY, _RATE = 5, 100, 0.5
+_ANGLES, _TURNED = (0, 30, 60), (30, 60, 90)  # degrees: of scores, and to be told from upright
+_LEARNING_RATE, _BATCH = 2e-3, 100
+
+
+def main(arguments=None):
+    """Trains, asks and prints a table for each set of digits; returns the figures of each seed."""
+    options = _options(arguments)
+    _report.print_context(_report.context())
+    found = {}
+    if options.json and options.json.exists():
+        found = json.loads(options.json.read_text(encoding="utf-8"))["found"]
+    sets = {"digits": _digits(), **({"mnist": mnist.read(options.data)} if options.data else {})}
+    for name, (train, test) in sets.items():
+        epochs = options.epochs or {"digits": 60, "mnist": 10}[name]
+        rows = found.setdefault(name, {})
+        for seed in range(_done(rows), options.seeds):  # those that are there were saved before
+            for row, scores in _ask(name, train, test, epochs, seed, options.hidden).items():
+                for column, score in scores.items():
+                    rows.setdefault(row, {}).setdefault(column, []).append(score)
+            if options.json:
+                saved = {"context": _report.context(), "found": found}
+                options.json.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+        print(f"\n{name}: {_done(rows)} seeds, {epochs} epochs for each net of the ensemble")
+        _print_table(rows)
+    return found
+
+
+def _options(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ensemble",
+        description="Scores of one net, an ensemble and Monte-Carlo dropout, on turned digits.",
+    )
+    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz, too")
+    parser.add_argument("--epochs", type=count, metavar="N", help="of each net (60; MNIST 10)")
+    parser.add_argument("--hidden", type=count, default=256, metavar="N", help="width (256)")
+    parser.add_argument("--seeds", type=count, default=5, metavar="N", help="number (5)")
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
+    )
+    return parser.parse_args(arguments)
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    (pixels, labels), test = _passes_nets.digits()
+    test_labels = load_digits().target[len(labels) :].astype(np.int32)
+    return mnist.Digits(pixels, labels), mnist.Digits(test, test_labels)
+
+
+def _done(rows):
+    return min((len(values) for row in rows.values() for values in row.values()), default=0)
+
+
+def _ask(name, train, test, epochs, seed, hidden):
+    """Scores of every row, from nets of one seed."""
+
+    def trained(title, rate, epochs, seed):
+        net = mnist.Net(hidden, 2, (0.0, rate))
+        options = argparse.Namespace(seed=seed, epochs=epochs, limit=None)
+        title = f"{name}, seed {seed}, {title}"
+        return net, mnist.train_net(title, net, train, options, batch=_BATCH, optimizer_for=_adam)
+
+    members = [
+        trained(f"net {n + 1} of {_MEMBERS}", 0.0, epochs, seed * _MEMBERS + n)
+        for n in range(_MEMBERS)
+    ]
+    longer = trained("longer", 0.0, _MEMBERS * epochs, seed)
+    dropping = trained("dropout", _RATE, _MEMBERS * epochs, seed)
+    fn = mc.from_linen(*dropping)
+
+    def passes(number):
+        def ask(x):
+            options = {"num_samples": number, "summary": mc.samples(), "balanced": True}
+            return jax.nn.softmax(mc.predict(fn, jax.random.key(seed), x, **options))
+
+        return ask
+
+    one = lambda net: lambda x: jax.nn.softmax(net[0].apply(net[1], x))[None]  # noqa: E731
+    ways = {
+        "one net": one(members[0]),
+        "one net, 5 x epochs": one(longer),
+        "ensemble of 5": lambda x: jnp.concatenate([one(net)(x) for net in members]),
+        "dropout, whole net": one(dropping),
+        "dropout, 5 passes": passes(_MEMBERS),
+        "dropout, 100 passes": passes(_MANY),
+    }
+    return {row: _scores(ask, test) for row, ask in ways.items()}
+
+
+def _adam(steps):
+    return optax.adam(optax.linear_schedule(_LEARNING_RATE, 0.0, steps))
+
+
+def _scores(ask, test):
+    """Errors, likelihoods and calibration by angle; how well doubt tells turned digits apart."""
+    scores, doubts = {}, {}
+    for angle in sorted({*_ANGLES, *_TURNED}):
+        samples = ask(turned(test.images, angle))
+        mean = samples.mean(0)
+        doubts[angle] = [uncertainty.entropy(mean), uncertainty.mutual_information(samples)]
+        if angle in _ANGLES:
+            scores[f"error {angle}°, %"] = mnist.error_of(mean, test.labels)
+            scores[f"NLL {angle}°"] = uncertainty.negative_log_likelihood(mean, test.labels)
+            scores[f"ECE {angle}°"] = uncertainty.expected_calibration_error(mean, test.labels)
+    strange = np.repeat([0, 1], len(test.labels))
+    for number, name in enumerate(("entropy", "MI")):
+        for angle in _TURNED:
+            doubt = np.concatenate([doubts[0][number], doubts[angle][number]])
+            scores[f"AUROC {angle}°, {name}"] = uncertainty.auroc(doubt, strange)
+    return {name: float(score) for name, score in scores.items()}
+
+
+def turned(images, angle):
+    """Rows of square images, turned by some degrees."""
+    side = round(images.shape[1] ** 0.5)
+    squares = np.asarray(images).reshape(-1, side, side)
+    squares = ndimage.rotate(squares, angle, axes=(1, 2), reshape=False, order=1)
+    return squares.clip(0, 1).astype(np.float32).reshape(len(images), -1)
+
+
+def _print_table(rows):
+    """Means over seeds with their standard errors, a row per column of scores."""
+    width = max(map(len, rows))
+    columns = list(next(iter(rows.values())))
+    for start in range(0, len(columns), 3):  # three per block fit into 80 columns
+        some = columns[start : start + 3]
+        print(f"\n{'':<{width}}" + "".join(f"{column:>20}" for column in some))
+        for row, scores in rows.items():
+            cells = (_mean_and_error(scores[column]) for column in some)
+            print(f"{row:<{width}}" + "".join(f"{cell:>20}" for cell in cells))
+
+
+def _mean_and_error(values):
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    return f"{np.mean(values):.3f} ± {error:.3f}"
+
+
+if __name__ == "__main__":
+    main()
