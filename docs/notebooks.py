@@ -14,7 +14,7 @@ _FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds a page for each notebook, and its pictures."""
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File  # pyright: ignore[reportMissingImports]
 
     for path in sorted(_FOLDER.glob("*.ipynb")):
         text, pictures = page(json.loads(path.read_text("utf-8")), path.stem)
