@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -14,7 +15,16 @@ from jaxdrop.masks import _internal as masks
 _T = TypeVar("_T")
 
 
-class Dropper(nnx.Module):
+class Settable(nnx.Module):
+    """A module whose numbers may be set to arrays, traced or not: ``model.drop.rate = rate``."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What was set to a number is static, and Flax compares static values with ``==``.
+        is_array = isinstance(value, jax.Array | np.ndarray)
+        super().__setattr__(name, nnx.data(value) if is_array else value)
+
+
+class Dropper(Settable):
     """A module with a stream of keys of its own, whose call is that of ``function``.
 
     The attributes that the function names are its keyword arguments.

@@ -7,12 +7,12 @@ from flax import nnx
 
 from jaxdrop import functional
 from jaxdrop.functional import _internal
-from jaxdrop.nnx._base import Dropper, Layer, find_key, layer, resolve
+from jaxdrop.nnx._base import Dropper, Layer, Settable, find_key, layer, resolve
 
 __all__ = ["AlphaDropout", "Dropout", "MCDropout"]
 
 
-class Dropout(nnx.Dropout):
+class Dropout(Settable, nnx.Dropout):
     """Drop-in for ``flax.nnx.Dropout``: same arguments, same call, same errors.
 
     A subclass of it, so code that looks for Flax's class finds this one. Beyond Flax's, ``rate``
@@ -20,7 +20,8 @@ class Dropout(nnx.Dropout):
     works inside every transform of JAX itself. See `jaxdrop.dropout` for the paper.
 
     Args:
-        rate: probability of dropping, in [0, 1].
+        rate: probability of dropping, in [0, 1]. It may be set later, also to an array or, inside
+            ``nnx.jit``, to a traced one: ``model.drop.rate = rate``.
         broadcast_dims: axes that share one decision.
         deterministic: if true, inputs pass unchanged; ``train()`` and ``eval()`` set it.
         rng_collection: name of the stream that keys are taken from.

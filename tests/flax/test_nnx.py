@@ -179,6 +179,31 @@ def test_rate_and_flag_may_be_traced():
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("cls", [ours.Dropout, ours.GaussianDropout])
+def test_rate_may_be_set_to_an_array(cls):
+    layer, x, traces = cls(0.1, rngs=nnx.Rngs(0)), data((64, 40)), []
+
+    @nnx.jit
+    def inside(layer, rate):
+        traces.append(1)
+        layer.rate = rate
+        return layer(x, rngs=key())
+
+    @nnx.jit
+    def outside(layer):
+        return layer(x, rngs=key())
+
+    for rate in (0.3, 0.6, 0.0, 0.9):
+        expected = cls(rate)(x, rngs=key())
+        np.testing.assert_allclose(inside(layer, rate), expected, rtol=1e-5, atol=1e-6)
+        assert layer.rate == np.float32(rate)
+    assert len(traces) == 2  # for a layer with a number, then for one with an array
+    for rate in (jnp.asarray(0.3), np.asarray(0.6, np.float32), 0.2):
+        layer.rate = rate
+        expected = cls(float(rate))(x, rngs=key())
+        np.testing.assert_allclose(outside(layer), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [np.float32, jnp.float32, jnp.bfloat16])
 def test_bfloat16_with_any_kind_of_rate(kind):
     x, rate = data((64, 40), jnp.bfloat16), kind(0.25)

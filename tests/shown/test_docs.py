@@ -138,7 +138,8 @@ def test_the_design_page_names_what_exists():
 
 def test_every_page_is_in_the_menu():
     menu = set(re.findall(r": (\S+\.md)$", (_ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
-    assert menu == {str(page.relative_to(_DOCS)) for page in _PAGES}
+    notebooks = {f"notebooks/{path.stem}.md" for path in (_ROOT / "notebooks").glob("*.ipynb")}
+    assert menu == {str(page.relative_to(_DOCS)) for page in _PAGES} | notebooks
 
 
 def test_both_readmes_hold_the_same():

@@ -1,5 +1,7 @@
 """Every notebook runs, and what is committed of it is what it gave, and small."""
 
+import importlib.util
+import json
 import re
 import sys
 
@@ -10,7 +12,7 @@ from nbclient.exceptions import CellExecutionError
 import jaxdrop
 from tests.support import notebooks
 
-_MOST_BYTES = 300_000
+_MOST_BYTES = 1_000_000
 # A path from the root of a machine, and a duration; neither is the same on the next one.
 _PATH = re.compile(r"(?<![\w.~)\]])/\w[\w.-]*/\w|[A-Z]:\\")
 _DURATION = re.compile(r"\d ?(ns|us|µs|ms|s|sec|seconds|minutes|it/s)\b")
@@ -84,6 +86,34 @@ def test_links_between_notebooks_lead_somewhere(path):
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
                 assert (path.parent / target).exists(), target
+
+
+@every
+def test_notebook_opens_with_its_question_and_the_answer_and_leads_on(path):
+    cells = notebooks.read(path).cells
+    assert re.match(r"# \d · .*\n\n\*\*[^*]+\?[^*]*\*\*\n\n\*Answer: [^*]+\.\*\n", cells[0].source)
+    assert re.search(r"runs in .* minutes? on two CPU cores", cells[0].source.replace("\n", " "))
+    number = (int(path.name[:2]) % len(notebooks.PATHS)) + 1
+    assert f"]({notebooks.PATHS[number - 1].name})" in cells[-1].source
+
+
+@every
+def test_notebook_becomes_a_page(path):
+    place = notebooks.ROOT / "docs" / "notebooks.py"
+    spec = importlib.util.spec_from_file_location("pages_of_notebooks", place)
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page, pictures = hook.page(json.loads(path.read_text("utf-8")), path.stem)
+    notebook = notebooks.read(path)
+    outputs = [output for cell in _code(notebook) for output in cell.outputs]
+    drawn = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == len(drawn) == page.count("![Picture: ")
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    assert ".ipynb)" not in page and "\n%" not in page and page.count("```") % 2 == 0
+    for cell in notebook.cells:
+        assert cell.source.splitlines()[-1].replace(".ipynb)", ".md)") in page
+    for printed in _printed(notebook):
+        assert printed.rstrip() in page
 
 
 def test_gallery_names_every_function():

@@ -77,7 +77,9 @@ def clean(notebook):
             cell.outputs = _joined(one for one in cell.outputs if one.get("name") != "stderr")
             for output in cell.outputs:
                 if "metadata" in output:
-                    output.metadata = nbformat.from_dict({})
+                    # The size at which a picture of twice as many points is to be shown.
+                    size = {k: v for k, v in output.metadata.items() if k == "image/png"}
+                    output.metadata = nbformat.from_dict(size)
                 if "image/png" in output.get("data", {}):
                     output.data.pop("text/plain", None)  # the object's name, with its size
     return notebook
