@@ -85,13 +85,20 @@ def neftune_noise(
 
 def _unit_size(x: jax.Array, tokens: jax.Array | None) -> Any:
     """The size of noise for an alpha of 1, which is 0 for padding; broadcasts to ``x``."""
-    width = x.shape[-1]
+    *_, places, width = x.shape
     if tokens is None:
-        return 1 / np.sqrt(max(1, x.shape[-2] * width))
+        if masks.is_known(places * width):
+            return 1 / np.sqrt(max(1, places * width))
+        return 1 / jnp.sqrt(jnp.maximum(_number(places) * _number(width), np.float32(1)))
     length = tokens.sum(axis=-1, keepdims=True, dtype=jnp.float32)
     # A text without tokens has no noise, and must not divide by 0 for that.
-    size = 1 / jnp.sqrt(jnp.maximum(length, np.float32(1)) * np.float32(width))
+    size = 1 / jnp.sqrt(jnp.maximum(length, np.float32(1)) * _number(width))
     return jnp.where(tokens, size, np.float32(0))[..., None]
+
+
+def _number(size: int) -> jax.Array:
+    """A size, which may be symbolic, in float32."""
+    return jnp.asarray(size).astype(jnp.float32)
 
 
 def _check_mask(mask: Any, x: jax.Array) -> jax.Array:
