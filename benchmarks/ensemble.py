@@ -101,12 +101,14 @@ def _ask(name, train, test, epochs, seed, hidden):
 
         return ask
 
-    one = lambda net: lambda x: jax.nn.softmax(net[0].apply(net[1], x))[None]  # noqa: E731
+    def whole(*nets):
+        return lambda x: jax.nn.softmax(jnp.stack([net.apply(v, x) for net, v in nets]))
+
     ways = {
-        "one net": one(members[0]),
-        "one net, 5 x epochs": one(longer),
-        "ensemble of 5": lambda x: jnp.concatenate([one(net)(x) for net in members]),
-        "dropout, whole net": one(dropping),
+        "one net": whole(members[0]),
+        "one net, 5 x epochs": whole(longer),
+        "ensemble of 5": whole(*members),
+        "dropout, whole net": whole(dropping),
         "dropout, 5 passes": passes(_MEMBERS),
         "dropout, 100 passes": passes(_MANY),
     }

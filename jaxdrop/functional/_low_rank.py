@@ -1,6 +1,6 @@
 """The low-rank path of LoRA, with dropout in it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ from jaxdrop.masks import Mask
 from jaxdrop.masks import _internal as masks
 
 Dropped = Literal["input", "rank", "module"]
-DROPPED = ("input", "rank", "module")
 
 
 def check_dropped(drop: Any) -> Dropped:
-    """What is dropped of a low-rank path, refused if there is no such part."""
-    if drop not in DROPPED:
+    """The part of a low-rank path that drops, refused if it is not one of them."""
+    parts = get_args(Dropped)
+    if drop not in parts:
         raise ValueError(
-            f"drop: expected one of {', '.join(map(repr, DROPPED))}, got {drop!r}; write 'input' "
+            f"drop: expected one of {', '.join(map(repr, parts))}, got {drop!r}; write 'input' "
             "for the dropout of the LoRA paper"
         )
     return drop

@@ -61,11 +61,11 @@ def philox4x32(key: Any, counter: Any, backend: str = "cpu") -> Any:
     References:
         Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011, section 4.3.
     """
-    words = tuple(counter)
+    (key0, key1), words = key, tuple(counter)
     for number in range(_ROUNDS):
         if number:
-            key = tuple(k + step for k, step in zip(key, _KEY_STEPS, strict=True))
-        words = _round(tuple(key), words, backend)
+            key0, key1 = key0 + _KEY_STEPS[0], key1 + _KEY_STEPS[1]
+        words = _round((key0, key1), words, backend)
     return words
 
 

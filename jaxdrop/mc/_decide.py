@@ -191,13 +191,10 @@ class Plan(NamedTuple):
         """The override of the site at a path of `path`."""
         if not self.groups:
             return self.override
-        rate, off = None, False
-        for number, pattern in enumerate(self.groups):
+        for rate, pattern in zip(self.override.rate, self.groups):
             if fnmatch.fnmatchcase("/".join(path), pattern):
-                rate = self.override.rate[number]
-                off = rate is None
-                break
-        return self.override._replace(rate=rate, off=off)
+                return self.override._replace(rate=rate, off=rate is None)
+        return self.override._replace(rate=None, off=False)
 
     def is_chosen(self, path: Path) -> bool:
         """Whether the site at a path of `path` is one of those that drop."""

@@ -188,10 +188,8 @@ class _Interceptor:
                 "of Flax that passes none on; name the layer around it"
             ) from error
         is_convolution = isinstance(module, nn.Conv | nn.ConvLocal | nn.ConvTranspose)
-        shared = place.shared(module.kernel_size if is_convolution else None)
-        dropout = nn.Dropout(0.0, broadcast_dims=shared, parent=None)
-        more = self.plan.shared_axes(place.path)
-        shared = _sharing.attributes(dropout, place.path, more, x).get("broadcast_dims", shared)
+        own = place.shared(module.kernel_size if is_convolution else None)
+        shared = _sharing.joined(own, self.plan.shared_axes(place.path), x.ndim, place.path)
         return functional.dropout(key, x, decision.rate, broadcast_dims=shared)
 
     def run(

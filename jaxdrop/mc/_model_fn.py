@@ -293,11 +293,16 @@ class ModelFn:
         # not reached because a module around them is told to evaluate.
         on = plan.override._replace(off=False, rate=None if plan.groups else plan.override.rate)
         all_on = plan._replace(sites=None, override=on, groups=(), broadcast_dims=())
-        if plan.broadcast_dims and not off:
-            _sharing.check_reach(plan.broadcast_dims, *self._sites(all_on, key, args, kwargs))
-        if (everywhere and self.rate is None) or (off and not _marks.auditing.value):
+        known: list[Site] = []
+        shares = bool(plan.broadcast_dims) and not off
+        unused = off and not _marks.auditing.value  # what a pass would say of its sites
+        if shares or not (everywhere or unused):
+            known, by_themselves = self._sites(all_on, key, args, kwargs)
+            if shares:
+                _sharing.check_reach(plan.broadcast_dims, known, by_themselves)
+        if (everywhere and self.rate is None) or unused:
             return self.run(key, plan, args, kwargs)
-        known = [] if everywhere else self._sites(all_on, key, args, kwargs)[0]
+        known = [] if everywhere else known
         _check_groups(plan.groups, known)
         known = [site._replace(live=site.live and plan.is_chosen((site.path,))) for site in known]
         chosen = {site.path for site in known if site.live}

@@ -100,13 +100,11 @@ def attributes(
     if not axes:
         return {}
     ndim = jnp.ndim(jax.tree.leaves(inputs)[0])
-    more = _resolved(axes, ndim, path)
-    if set(more) <= _shared_already(module, ndim):
+    if set(joined((), axes, ndim, path)) <= _shared_already(module, ndim):
         return {}
     own = getattr(module, "broadcast_dims", None)
     if own is not None:
-        own = masks.check_axes(own, ndim, "broadcast_dims")
-        return {"broadcast_dims": tuple(sorted({*own, *more}))}
+        return {"broadcast_dims": joined(own, axes, ndim, path)}
     raise ValueError(
         f"broadcast_dims: expected sites that can share their decisions along axis {axes}, got "
         f"{'/'.join(path)} ({type(module).__name__}), which cannot; name the other sites in the "
@@ -125,8 +123,10 @@ def _shared_already(module: Any, ndim: int) -> set[int]:
     return set(range(ndim)) - {axis % ndim for axis in deciding if axis is not None}
 
 
-def _resolved(axes: tuple[int, ...], ndim: int, path: Sequence[str]) -> tuple[int, ...]:
-    return masks.check_axes(axes, ndim, f"broadcast_dims at {'/'.join(path)}")
+def joined(own: Any, axes: tuple[int, ...], ndim: int, path: Sequence[str]) -> tuple[int, ...]:
+    """The axes along which the site at a path shares its decisions, its own ones among them."""
+    more = masks.check_axes(axes, ndim, f"broadcast_dims at {'/'.join(path)}")
+    return tuple(sorted({*masks.check_axes(own, ndim, "broadcast_dims"), *more}))
 
 
 def attention(
@@ -142,6 +142,5 @@ def attention(
             f"{'/'.join(path)}, got {getattr(attention_fn, '__name__', attention_fn)}; leave "
             "attention_fn to its default, or use attention_fn of jaxdrop.linen or jaxdrop.nnx"
         )
-    more = _resolved(axes, 4, path)  # of weights of shape (B, N, T, S)
-    shared = {*masks.check_axes(own.default, 4, "broadcast_dims"), *more}
-    return functools.partial(attention_fn, broadcast_dims=tuple(sorted(shared)))
+    shared = joined(own.default, axes, 4, path)  # of weights of shape (B, N, T, S)
+    return functools.partial(attention_fn, broadcast_dims=shared)

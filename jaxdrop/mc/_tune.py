@@ -17,9 +17,7 @@ from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._model_fn import ModelFn
 from jaxdrop.mc._regression import Regression
 from jaxdrop.mc._summary import Moments, Summary, moments
-from jaxdrop.uncertainty import _internal as uncertainty_
-
-_LEAST_LOGIT = -1e9
+from jaxdrop.uncertainty import _internal
 
 
 class Tuned(NamedTuple):
@@ -116,7 +114,7 @@ def tune(
 
     Raises:
         TypeError: ``fn`` is not such a function, or ``summary`` is another one.
-        ValueError: there is no rate, one lies outside [0, 1], the shapes do not fit, the output
+        ValueError: ``rates`` is empty, one lies outside [0, 1], the shapes do not fit, the output
             does not depend on the key, or no rate has a likelihood, as with a rate of 0 alone in a
             regression, whose variance is 0.
 
@@ -134,7 +132,7 @@ def tune(
     """
     masks.check_key(key)
     at_rate, grid, key = _at_rate(fn), _grid(rates), masks.typed(key)
-    labels = uncertainty_.as_array(y, "y")
+    labels = _internal.as_array(y, "y")
     if summary is None:
         is_classes = jnp.issubdtype(labels.dtype, jnp.integer)
         summary = classification() if is_classes else moments()
@@ -248,7 +246,7 @@ def _needed(result: Any, args: Any) -> tuple[jax.Array, ...]:
 def _scores(needed: Sequence[jax.Array], labels: jax.Array) -> tuple[jax.Array, ...]:
     """Log-likelihood, number that calibrates, and log-likelihood with it."""
     if len(needed) == 1:
-        logits = jnp.maximum(needed[0], _LEAST_LOGIT)
+        logits = _internal.finite_logits(needed[0])
         temperature = uncertainty.temperature_scaling(logits, labels)  # it checks the labels
         return _of_classes(logits, temperature, labels)
     return _of_numbers(*needed, labels)

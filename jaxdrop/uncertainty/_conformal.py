@@ -52,7 +52,8 @@ def conformal_quantile(scores: ArrayLike, alpha: ArrayLike) -> jax.Array:
 
     Raises:
         TypeError: an argument is not of real numbers.
-        ValueError: there is no score, a known one is NaN, or ``alpha`` is not one number in (0, 1).
+        ValueError: ``scores`` is empty, a known one is NaN, or ``alpha`` is not one number in
+            (0, 1).
 
     Example:
         >>> float(conformal_quantile(jnp.arange(1.0, 20.0), 0.1))  # the 18th of 19

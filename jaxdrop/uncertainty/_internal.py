@@ -8,3 +8,4 @@ from jaxdrop.uncertainty._report import Classes as Classes
 from jaxdrop.uncertainty._report import named_predictions as named_predictions
 from jaxdrop.uncertainty._repr import readable as readable
 from jaxdrop.uncertainty._repr import short as short
+from jaxdrop.uncertainty._temperature_scaling import finite_logits as finite_logits

@@ -33,7 +33,6 @@ _ROWS = (  # as they are printed; jit sorts the keys of a dict
     *("auroc", "area_under_risk_coverage", "predictive_entropy", "expected_entropy"),
     *("mutual_information", "variation_ratio", "variance", "epistemic", "aleatoric"),
 )
-_LEAST_LOGIT = -1e9
 
 
 class Report(NamedTuple):
@@ -87,7 +86,7 @@ def report(predictions: Any, labels: ArrayLike | None = None) -> Report:
 
     Raises:
         TypeError: ``predictions`` is something else, or ``labels`` are of the wrong dtype.
-        ValueError: the shapes do not fit, there is no example, or known values are not
+        ValueError: the shapes do not fit, an array is empty, or known values are not
             probabilities, not classes, not finite, or negative variances.
 
     Example:
@@ -188,7 +187,7 @@ def _of_classes(p: jax.Array, labels: jax.Array) -> _Scores:
     rows, numbers = p.reshape(-1, p.shape[-1]), labels.ravel()
     wrong = rows.argmax(-1) != numbers
     uncertain = entropy.entropy_of(rows)
-    logits = jnp.maximum(jnp.log(rows), _LEAST_LOGIT)
+    logits = temperature_scaling.finite_logits(jnp.log(rows))
     return {
         "accuracy": scores.accuracy(rows, numbers),
         "negative_log_likelihood": scores.negative_log_likelihood(rows, numbers),

@@ -33,8 +33,8 @@ def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
     Raises:
         TypeError: ``logits`` is not floating, or ``labels`` are not integers.
-        ValueError: the shapes do not fit, there is no example, or known values are not finite or
-            not classes.
+        ValueError: the shapes do not fit, an array is empty, or known values are not finite or not
+            classes.
 
     Example:
         >>> logits = jnp.array([[4.0, 0.0]] * 4)  # class 0 with 98 %, which is right for 75 %
@@ -46,6 +46,11 @@ def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
         Guo et al., "On calibration of modern neural networks", 2017, section 4.2.
     """
     return _temperature_scaling(*_checks.check_logits(logits, labels))
+
+
+def finite_logits(log_probabilities: jax.Array) -> jax.Array:
+    """Logarithms of probabilities as logits, finite for a probability of 0, too."""
+    return jnp.maximum(log_probabilities, -1e9)
 
 
 @jax.jit

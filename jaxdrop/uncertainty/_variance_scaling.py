@@ -26,7 +26,7 @@ def variance_scaling(mean: ArrayLike, variance: ArrayLike, targets: ArrayLike) -
 
     Raises:
         TypeError: an argument is not of real numbers.
-        ValueError: the shapes differ, there is no target, or known values are not finite or a
+        ValueError: the shapes differ, ``targets`` is empty, or known values are not finite or a
             variance is not above 0.
 
     Example:
