@@ -6,12 +6,12 @@ import jax
 from flax import nnx
 
 from jaxdrop.functional import _internal
-from jaxdrop.nnx._base import Dropper, Switchable, find_key, resolve
+from jaxdrop.nnx._base import Dropper, Settable, Switchable, find_key, resolve
 
 __all__ = ["LoRA", "LoRALinear"]
 
 
-class LoRA(nnx.LoRA):
+class LoRA(Settable, nnx.LoRA):
     """``flax.nnx.LoRA`` with dropout in the low-rank path, which the base module does not see.
 
     A subclass of Flax's: parameters, their names and their first values are the same, and so is the

@@ -151,3 +151,18 @@ def test_adapters_turn_it_on_and_dropout_of_the_base():
     off = mc.from_nnx(model, sites="none")
     model.eval()
     assert_same_bits(off(key(1), X), model(X))
+
+
+def test_the_rate_may_be_set_to_a_traced_array():
+    layer, traces = made(jaxdrop.nnx, "LoRALinear", rate=RATE), []
+
+    @nnx.jit
+    def call(layer, rate):
+        traces.append(1)
+        layer.lora.rate = rate
+        return layer(X, rngs=key())
+
+    for rate in (0.2, 0.6, 0.7):
+        expected = made(jaxdrop.nnx, "LoRALinear", rate=rate)(X, rngs=key())
+        np.testing.assert_allclose(call(layer, jnp.float32(rate)), expected, 1e-5, 1e-5)
+    assert len(traces) == 2  # for a layer with a number, then for one with an array
