@@ -142,8 +142,7 @@ def ask(key, params, data, rates, precisions, *, num_samples):
 
     summary = mc.regression(precision=precisions[:, None], targets=data.y_test)
     arguments = params, data.x_test, rates, data.mean, data.deviation
-    out = mc.predict(
-        predict, key, *arguments, num_samples=num_samples, chunk_size=10, summary=summary
-    )
+    options = {"num_samples": num_samples, "chunk_size": 10, "summary": summary}
+    out = mc.predict(predict, key, *arguments, balanced=False, **options)  # as was published
     error = np.sqrt(np.square(np.asarray(out.mean) - data.y_test).mean(1))
     return error, np.asarray(out.log_likelihood).mean(1)

@@ -202,10 +202,9 @@ def _curves(net, variables, test, options):
         for number in range(options.repeats):
             for passes in _PASSES:
                 used = jax.random.fold_in(jax.random.fold_in(key, number), passes)
+                settings = {"num_samples": passes, "chunk_size": 1, "balanced": False}
                 summary = mc.classification()
-                out = mc.predict(
-                    fn, used, test.images, num_samples=passes, chunk_size=1, summary=summary
-                )
+                out = mc.predict(fn, used, test.images, summary=summary, **settings)
                 found[passes].append(error_of(out.probabilities, test.labels))
             bar.update()
     return found
