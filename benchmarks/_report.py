@@ -10,6 +10,7 @@ import textwrap
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 _PACKAGES = (
     "jaxdrop",
@@ -55,6 +56,41 @@ def count(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
     return number
+
+
+class Saved:
+    """Figures of a long run: each is saved as soon as it is known, so a stopped run goes on.
+
+    Args:
+        file: JSON with what is known; None saves nothing.
+        settings: all that the figures depend on but their names; strings and numbers.
+    """
+
+    def __init__(self, file, settings):
+        self.file, self.settings, self.found = file, settings, {}
+        if file and file.exists():
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            if saved["settings"] != settings:
+                raise SystemExit(
+                    f"--json: expected figures of {settings}, got those of {saved['settings']} "
+                    f"in {file}; give another file, or the options of that run"
+                )
+            self.found = saved["found"]
+
+    def __call__(self, name, compute):
+        """The figures of a name, which ``compute`` gives if the file does not have them."""
+        if name not in self.found:
+            self.found[name] = compute()
+            if self.file:
+                saved = {"context": context(), "settings": self.settings, "found": self.found}
+                self.file.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
+        return self.found[name]
+
+
+def mean_and_error(values):
+    """Mean and standard error over seeds or splits, as text."""
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    return f"{np.mean(values):.3f} ± {error:.3f}"
 
 
 def rows_of(section, case, values, unit, against):

@@ -9,7 +9,7 @@ ensembles", 2017; Ovadia et al., "Can you trust your model's uncertainty?", 2019
 """
 
 import argparse
-import json
+import functools
 import pathlib
 
 import jax
@@ -31,21 +31,18 @@ def main(arguments=None):
     """Trains, asks and prints a table for each set of digits; returns the figures of each seed."""
     options = _options(arguments)
     _report.print_context(_report.context())
-    found = {}
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text(encoding="utf-8"))["found"]
     sets = {"digits": _digits(), **({"mnist": mnist.read(options.data)} if options.data else {})}
+    settings = {"epochs": options.epochs, "hidden": options.hidden}
+    saved, found = _report.Saved(options.json, settings), {}
     for name, (train, test) in sets.items():
         epochs = options.epochs or {"digits": 60, "mnist": 10}[name]
-        rows = found.setdefault(name, {})
-        for seed in range(_done(rows), options.seeds):  # those that are there were saved before
-            for row, scores in _ask(name, train, test, epochs, seed, options.hidden).items():
+        rows = found[name] = {}
+        for seed in range(options.seeds):
+            ask = functools.partial(_ask, name, train, test, epochs, seed, options.hidden)
+            for row, scores in saved(f"{name}, seed {seed}", ask).items():
                 for column, score in scores.items():
                     rows.setdefault(row, {}).setdefault(column, []).append(score)
-            if options.json:
-                saved = {"context": _report.context(), "found": found}
-                options.json.write_text(json.dumps(saved, indent=1), encoding="utf-8")
-        print(f"\n{name}: {_done(rows)} seeds, {epochs} epochs for each net of the ensemble")
+        print(f"\n{name}: {options.seeds} seeds, {epochs} epochs for each net of the ensemble")
         _print_table(rows)
     return found
 
@@ -71,10 +68,6 @@ def _digits():
     (pixels, labels), test = _passes_nets.digits()
     test_labels = load_digits().target[len(labels) :].astype(np.int32)
     return mnist.Digits(pixels, labels), mnist.Digits(test, test_labels)
-
-
-def _done(rows):
-    return min((len(values) for row in rows.values() for values in row.values()), default=0)
 
 
 def _ask(name, train, test, epochs, seed, hidden):
@@ -154,13 +147,8 @@ def _print_table(rows):
         some = columns[start : start + 3]
         print(f"\n{'':<{width}}" + "".join(f"{column:>20}" for column in some))
         for row, scores in rows.items():
-            cells = (_mean_and_error(scores[column]) for column in some)
+            cells = (_report.mean_and_error(scores[column]) for column in some)
             print(f"{row:<{width}}" + "".join(f"{cell:>20}" for cell in cells))
-
-
-def _mean_and_error(values):
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return f"{np.mean(values):.3f} ± {error:.3f}"
 
 
 if __name__ == "__main__":
