@@ -2,7 +2,8 @@
 
 One hidden layer of 50 ReLU units, dropout before both dense layers (the inputs too), squared error,
 L2 on the kernels: the net of Gal & Ghahramani 2016. A leading axis counts nets, each with its
-own data, rate and precision, so one program trains all splits of a set.
+own data, rate and precision, so one program trains all splits of a set. A net may learn both rates
+and the precision with its weights (Gal, Hron & Kendall, "Concrete dropout", 2017).
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdrop import dropout, mc
+from jaxdrop import concrete_dropout, concrete_regularizer, dropout, mc
 
 HIDDEN = 50
 _EPOCHS = 20  # in one call of the trainer
@@ -55,18 +56,23 @@ def train(key, data, rates, precisions, *, length_scale, batch, epochs, progress
     Args:
         key: PRNG key; net i gets ``fold_in(key, i)``.
         data: `Scaled` with a leading axis of nets.
-        rates: dropout rate of each net.
-        precisions: precision of the noise of each net, in the targets' own unit.
+        rates: dropout rate of each net; None if it learns one per layer, and its precision.
+        precisions: precision of the noise of each net, in the targets' own unit; None likewise.
         length_scale: length scale of the prior; with the precision it gives the weight decay.
         batch: examples per step; the last step of an epoch may have fewer.
         epochs: number of passes over the data.
         progress: called with the number of epochs done since the last call.
     """
     number, dims = data.x.shape[1:]
-    decay = length_scale**2 * (1 - rates) / (2 * number * precisions)
+    learned = rates is None
+    if learned:
+        rates = jnp.full(len(data.x), jnp.nan)  # not used
+        decay = jnp.full(len(data.x), length_scale**2 / (2 * number))
+    else:
+        decay = length_scale**2 * (1 - rates) / (2 * number * precisions)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(rates)))
     optimizer = optax.adam(1e-3, eps=1e-7)
-    params = jax.vmap(functools.partial(_init, dims=dims))(keys)
+    params = jax.vmap(functools.partial(_init, dims=dims, learned=learned))(keys)
     state = params, jax.vmap(optimizer.init)(params)
     step = _trainer(batch, number, optimizer)
     done = 0
@@ -80,23 +86,38 @@ def train(key, data, rates, precisions, *, length_scale, batch, epochs, progress
     return state[0]
 
 
-def _init(key, *, dims):
+def _init(key, *, dims, learned=False):
     first, second = jax.random.split(jax.random.fold_in(key, 0))
     glorot = jax.nn.initializers.glorot_uniform()
-    return {
+    params = {
         "w1": glorot(first, (dims, HIDDEN)),
         "b1": jnp.zeros(HIDDEN),
         "w2": glorot(second, (HIDDEN, 1)),
         "b2": jnp.zeros(1),
     }
+    # A rate of 0.1, and all variance noise.
+    extra = {"rate_logits": jnp.full(2, np.log(0.1 / 0.9)), "log_precision": jnp.zeros(())}
+    return params | extra if learned else params
 
 
 def net(key, params, x, rate):
-    """Predictions ``(N,)`` in standard units, with two masks."""
+    """Predictions ``(N,)`` in standard units, with two masks; the params may have their rates."""
+
+    def drop(key, x, layer):
+        if "rate_logits" in params:
+            return concrete_dropout(key, x, params["rate_logits"][layer])
+        return dropout(key, x, rate)
+
     first, second = jax.random.split(key)
-    h = dropout(first, x, rate) @ params["w1"] + params["b1"]
-    h = dropout(second, jax.nn.relu(h), rate) @ params["w2"] + params["b2"]
+    h = drop(first, x, 0) @ params["w1"] + params["b1"]
+    h = drop(second, jax.nn.relu(h), 1) @ params["w2"] + params["b2"]
     return h[:, 0]
+
+
+def learned_of(params, deviation):
+    """Rates (nets, 2) and precisions (nets,), in the targets' own unit, of nets that learn them."""
+    precisions = jnp.exp(params["log_precision"]) / jnp.square(deviation)
+    return jax.nn.sigmoid(params["rate_logits"]), precisions
 
 
 def _trainer(batch, number, optimizer):
@@ -105,8 +126,20 @@ def _trainer(batch, number, optimizer):
 
     def loss(params, key, x, y, weight, rate, decay):
         error = jnp.square(net(key, params, x, rate) - y) * weight
+        error = error.sum() / weight.sum()
+        if "rate_logits" in params:
+            log_precision = params["log_precision"]
+            fit = (jnp.exp(log_precision) * error - log_precision) / 2
+            factors = {"weight_decay": decay, "entropy_weight": 1 / number}
+            kept = [
+                concrete_regularizer(
+                    params["rate_logits"][layer], kernel, num_features=len(kernel), **factors
+                )
+                for layer, kernel in enumerate((params["w1"], params["w2"]))
+            ]
+            return fit + sum(kept)
         kernels = jnp.square(params["w1"]).sum() + jnp.square(params["w2"]).sum()
-        return error.sum() / weight.sum() + decay * kernels
+        return error + decay * kernels
 
     def one(state, key, epoch, x, y, rate, decay):
         shuffle, masks = jax.random.split(jax.random.fold_in(key, epoch + 1))

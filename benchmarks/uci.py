@@ -3,10 +3,15 @@
 Gal & Ghahramani, "Dropout as a Bayesian approximation", 2016, table 1, and the protocols that its
 authors published later: ten times the epochs, and a grid whose rate and precision are chosen by
 validation. The twenty splits are theirs.
+
+Two protocols are beside the grid's. ``concrete`` learns a rate per layer and the precision with the
+weights (Gal, Hron & Kendall, "Concrete dropout", 2017). ``inject`` trains without dropout, and the
+grid chooses the rate at which the trained net drops (Ledda, Fumera & Roli, "Dropout injection at
+test time", 2023).
 """
 
 import argparse
-import json
+import functools
 import pathlib
 import time
 from typing import NamedTuple
@@ -18,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks import _report
 from benchmarks._report import count
-from benchmarks._uci_nets import Scaled, ask, standardise, train
+from benchmarks._uci_nets import Scaled, ask, learned_of, standardise, train
 
 
 class Known(NamedTuple):
@@ -30,7 +35,7 @@ class Known(NamedTuple):
         grid: precisions of the grid.
         icml: scores after 400 epochs.
         long: scores after 4000 epochs.
-        best: scores of the grid.
+        best: scores of the grid; `concrete` and `inject` are compared with them.
         length_scale: length scale of the first two protocols.
     """
 
@@ -44,13 +49,22 @@ class Known(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """How long to train, and how many nets at once."""
+    """How nets are trained, and where their rates and precisions are from."""
 
     epochs: int
     batch: int
+    chosen: bool = False  # by validation, from the grid
+    learned: bool = False  # with the weights
+    injected: bool = False  # the net was trained at rate 0
 
 
-PROTOCOLS = {"icml": Protocol(400, 32), "long": Protocol(4000, 128), "grid": Protocol(4000, 128)}
+PROTOCOLS = {
+    "icml": Protocol(400, 32),
+    "long": Protocol(4000, 128),
+    "grid": Protocol(4000, 128, chosen=True),
+    "concrete": Protocol(4000, 128, learned=True),
+    "inject": Protocol(4000, 128, chosen=True, injected=True),
+}
 RATES = (0.005, 0.01, 0.05, 0.1)
 # For sets without published results: share of the targets' variance that may be noise.
 NOISE_SHARES = (0.3, 0.1, 0.03, 0.01, 0.003)
@@ -82,16 +96,14 @@ def main(arguments=None):
         f"{options.splits} splits, {options.seeds} seed(s), {options.samples} MC samples\n"
     )
     protocol = protocol._replace(epochs=epochs)
+    settings = {"epochs": epochs, "splits": options.splits, "samples": options.samples}
+    saved = _report.Saved(options.json, {"protocol": options.protocol} | settings)
     rows = [
-        _run(name, x, y, options, protocol, seed)
+        saved(f"{name}, seed {seed}", functools.partial(_run, name, x, y, options, protocol, seed))
         for name, (x, y) in sets.items()
         for seed in range(options.seeds)
     ]
     _print_table(rows, options.protocol)
-    if options.json:
-        found = {"context": _report.context(), "rows": rows}
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        print(f"\nrows: {options.json}")
     return rows
 
 
@@ -112,7 +124,9 @@ def _options(arguments):
     parser.add_argument("--splits", type=count, default=20, metavar="N", help="the first N (20)")
     parser.add_argument("--samples", type=count, default=10_000, metavar="N", help="number (10000)")
     parser.add_argument("--epochs", type=count, metavar="N", help="instead of the protocol's")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="save the rows, and continue from them"
+    )
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error(
@@ -160,15 +174,17 @@ def _run(name, x, y, options, protocol, seed):
     chosen = list(splits(len(y), options.splits))
     known = PUBLISHED.get(name)
     key = jax.random.fold_in(jax.random.key(0), seed)
-    if options.protocol == "grid" or known is None:
+    length_scale = 1e-2
+    if protocol.learned:
+        rates = precisions = None
+    elif protocol.chosen or known is None:
         rates, precisions = _choose(name, x, y, chosen, known, options, protocol, key)
-        length_scale = 1e-2
     else:
         rates = np.full(len(chosen), known.rate, np.float32)
         precisions = np.full(len(chosen), known.precision, np.float32)
         length_scale = known.length_scale
     data = _stack(standardise(x, y, *split) for split in chosen)
-    errors, likelihoods = _fit_and_ask(
+    errors, likelihoods, rates, precisions = _fit_and_ask(
         f"{name}, seed {seed}", jax.random.fold_in(key, 1), data, rates, precisions, length_scale,
         options.samples, protocol,
     )  # fmt: skip
@@ -193,7 +209,7 @@ def _choose(name, x, y, chosen, known, options, protocol, key):
         size = round(0.8 * len(order))
         data += [standardise(x, y, order[:size], order[size:])] * len(pairs)
     rates, precisions = np.float32(pairs * len(chosen)).T
-    _, likelihoods = _fit_and_ask(
+    _, likelihoods, *_ = _fit_and_ask(
         f"{name}, choosing", jax.random.fold_in(key, 2), _stack(data), rates, precisions, 1e-2,
         min(options.samples, 2_000), protocol,
     )  # fmt: skip
@@ -202,18 +218,24 @@ def _choose(name, x, y, chosen, known, options, protocol, key):
 
 
 def _fit_and_ask(title, key, data, rates, precisions, length_scale, num_samples, protocol):
-    rates, precisions = jnp.asarray(rates), jnp.asarray(precisions)
+    """Errors and likelihoods of every net, and the rates and precisions that they have."""
     data = Scaled(*map(jnp.asarray, data))
+    if not protocol.learned:
+        rates, precisions = jnp.asarray(rates), jnp.asarray(precisions)
     with tqdm(total=protocol.epochs, unit="epoch", ncols=78, leave=False) as bar:
         bar.set_description(title)
         params = train(
-            jax.random.fold_in(key, 0), data, rates, precisions, length_scale=length_scale,
-            batch=protocol.batch, epochs=protocol.epochs, progress=bar.update,
+            jax.random.fold_in(key, 0), data, 0 * rates if protocol.injected else rates, precisions,
+            length_scale=length_scale, batch=protocol.batch, epochs=protocol.epochs,
+            progress=bar.update,
         )  # fmt: skip
+        if protocol.learned:
+            rates, precisions = learned_of(params, data.deviation)
         bar.set_description(f"{title}, sampling")
-        return ask(
+        scores = ask(
             jax.random.fold_in(key, 1), params, data, rates, precisions, num_samples=num_samples
         )
+    return *scores, np.asarray(rates), np.asarray(precisions)
 
 
 def _stack(data):
@@ -231,17 +253,22 @@ def _print_table(rows, protocol):
         )
     print()
     for row in rows:
-        pairs = sorted(set(zip(row["rate"], row["precision"])))
-        often = [
-            f"({rate:.3g}, {precision:.3g}) x "
-            f"{sum(p == (rate, precision) for p in zip(row['rate'], row['precision']))}"
-            for rate, precision in pairs
-        ]
-        print(f"{row['set']}: {row['seconds']:.0f} s; (rate, precision): {', '.join(often)}")
+        print(f"{row['set']}: {row['seconds']:.0f} s; (rate, precision): {_settings_of(row)}")
+
+
+def _settings_of(row):
+    """Rates and precisions of the splits: how often each, or means if they are learned."""
+    rates, precisions = np.array(row["rate"]), np.array(row["precision"])
+    if rates.ndim == 2:
+        found = [f"{x.mean():.3g}±{x.std() / len(x) ** 0.5:.1g}" for x in (*rates.T, precisions)]
+        return f"({', '.join(found)}), means"
+    pairs = list(zip(row["rate"], row["precision"]))
+    often = [f"({r:.3g}, {p:.3g}) x {pairs.count((r, p))}" for r, p in sorted(set(pairs))]
+    return ", ".join(often)
 
 
 def _mean_and_error(values):
-    error = np.std(values) / np.sqrt(len(values))
+    error = np.std(values) / np.sqrt(len(values))  # as in the published table
     return f"{np.mean(values):.3f}±{error:.3f}"
 
 
@@ -249,7 +276,7 @@ def _published(name, protocol):
     known = PUBLISHED.get(name)
     if known is None:
         return "-", "-"
-    scores = {"icml": known.icml, "long": known.long, "grid": known.best}[protocol]
+    scores = {"icml": known.icml, "long": known.long}.get(protocol, known.best)
     if len(scores) == 2:
         return str(scores[0]), str(scores[1])
     rmse, rmse_error, likelihood, likelihood_error = scores

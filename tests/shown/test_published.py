@@ -4,7 +4,6 @@ Their own tables need the data and minutes.
 """
 
 import contextlib
-import json
 
 import jax
 import numpy as np
@@ -83,10 +82,16 @@ def test_scores_are_those_of_the_samples():
     np.testing.assert_allclose(likelihood, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("protocol", ["icml", pytest.param("grid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        "icml",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "concrete", "inject")),
+    ],
+)
 def test_uci_runs_on_known_and_unknown_sets(capsys, tmp_path, protocol):
     write_sets(tmp_path)
-    options = ["--splits", "2", "--samples", "20", "--epochs", "30", "--protocol", protocol]
+    options = ["--splits", "2", "--samples", "20", "--epochs", "20", "--protocol", protocol]
     file = tmp_path / "rows.json"
     rows = uci.main(["--data", str(tmp_path), "--json", str(file), *options])
     assert [row["set"] for row in rows] == ["other", "energy"]
@@ -97,9 +102,14 @@ def test_uci_runs_on_known_and_unknown_sets(capsys, tmp_path, protocol):
     chosen = set(rows[1]["precision"])
     if protocol == "icml":
         assert chosen == {float(np.float32(known.precision))}
+    elif protocol == "concrete":
+        assert np.shape(rows[1]["rate"]) == (2, 2) and len(chosen) == 2
+        assert np.all((np.array(rows[1]["rate"]) > 0) & (np.array(rows[1]["rate"]) != 0.1))
     else:
         assert chosen <= {float(np.float32(p)) for p in known.grid}
-    assert json.loads(file.read_text())["rows"] == rows
+    assert uci.main(["--data", str(tmp_path), "--json", str(file), *options]) == rows  # as saved
+    with pytest.raises(SystemExit, match=r"expected figures of {'protocol': .*'samples': 7}, got"):
+        uci.main(["--data", str(tmp_path), "--json", str(file), *options, "--samples", "7"])
     printed = capsys.readouterr().out.splitlines()
     assert max(map(len, (line for line in printed if "rows:" not in line))) <= 80
     with pytest.raises(SystemExit, match="expected some of other, energy, got 'boston'"):
