@@ -145,7 +145,7 @@ def main(arguments=None):
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="save the rows")
     parser.add_argument("--picture", type=pathlib.Path, metavar="FILE", help="draw the ratios")
     parser.add_argument(
-        "--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz: one net more in passes"
+        "--data", type=pathlib.Path, metavar="DIR", help="mnist.npz, energy of UCI: nets in passes"
     )
     options = parser.parse_args(arguments)
     chosen = options.only.split(",") if options.only else list(_SECTIONS)

@@ -30,12 +30,12 @@ class Effort(NamedTuple):
 
     Attributes:
         nets: number of nets of the digits of scikit-learn.
-        epochs: of their training; one tenth of it for MNIST.
+        epochs: of their training; a tenth of it for MNIST, and ten times it for energy.
         rows: number of test examples, the least certain ones.
         repetitions: of every estimate.
         samples: numbers of passes; a block is a quarter of one.
         truth: number of passes of the estimate that counts as the truth.
-        data: folder with ``mnist.npz``, or None.
+        data: folder with ``mnist.npz``, or with ``energy/X`` and ``energy/y`` in an npz, or None.
     """
 
     nets: int
@@ -55,9 +55,9 @@ class Estimates(NamedTuple):
     """What passes estimate, with a leading axis of repetitions or without.
 
     Attributes:
-        mean: mean probabilities, (..., N, C).
-        mutual_information: (..., N).
-        variance: variance of the probabilities, (..., N, C).
+        mean: mean probabilities, or numbers, (..., N, C).
+        mutual_information: (..., N); None for numbers.
+        variance: variance of the same, (..., N, C).
         standard_error: of ``mean``, (..., N, C).
     """
 
@@ -73,63 +73,85 @@ def passes(budget):
     train, pixels = nets.digits()
     cases = [(case, train, pixels, effort.epochs) for case in nets.DIGITS[: effort.nets]]
     if effort.data is not None:
-        train, test = nets.mnist_digits(effort.data)
-        cases.append((nets.MNIST, train, test, -(-effort.epochs // 10)))
+        cases += _from_files(effort)
     with tqdm(cases, unit="net", ncols=78, leave=False) as bar:
-        for case, train, pixels, epochs in bar:
+        for case, train, inputs, epochs in bar:
             bar.set_description(case.name)
             fn = nets.trained(case.net, train, epochs)
-            x = least_certain(fn, pixels, effort.rows)
+            x = least_certain(case, fn, inputs, effort.rows)
             yield from _errors(case, fn, x, effort)
-            yield from _until_tolerance(case, fn, pixels, effort)
-            yield from _times(case, fn, pixels, budget)
+            yield from _until_tolerance(case, fn, inputs, effort)
+            yield from _times(case, fn, inputs, budget)
 
 
-def estimates(fn, key, x, num_samples, *, balanced):
+def _from_files(effort):
+    found = []
+    if (effort.data / "mnist.npz").is_file():
+        found.append((nets.MNIST, *nets.mnist_digits(effort.data), -(-effort.epochs // 10)))
+    if (energy := nets.energy(effort.data)) is not None:
+        found.append((nets.ENERGY, *energy, 10 * effort.epochs))
+    if not found:
+        raise SystemExit(
+            f"--data: expected mnist.npz, or an npz with energy/X and energy/y, in {effort.data}"
+        )
+    return found
+
+
+def estimates(case, fn, key, x, num_samples, *, balanced):
     """`Estimates` of some passes."""
+    classes = {"classes": mc.classification(from_logits=False)} if case.classes else {}
     out = mc.predict(
         fn,
         key,
         x,
         num_samples=num_samples,
-        summary=mc.combine(moments=mc.moments(), classes=mc.classification(from_logits=False)),
+        summary=mc.combine(moments=mc.moments(), **classes),
         chunk_size=min(num_samples, 128),
-        output=jax.nn.softmax,
+        output=case.output,
         balanced=balanced,
     )
     mean, variance, error = out["moments"]
-    return Estimates(mean, out["classes"].mutual_information, variance, error)
+    information = out["classes"].mutual_information if case.classes else None
+    return Estimates(mean, information, variance, error)
 
 
-def repeated(fn, key, x, num_samples, repetitions, *, balanced):
+def repeated(case, fn, key, x, num_samples, repetitions, *, balanced):
     """`Estimates` of as many keys, each with its own passes."""
 
     @jax.jit
     def each(keys):
-        one = lambda key: estimates(fn, key, x, num_samples, balanced=balanced)  # noqa: E731
+        one = lambda key: estimates(case, fn, key, x, num_samples, balanced=balanced)  # noqa: E731
         return jax.lax.map(one, keys, batch_size=10)
 
     return jax.tree.map(np.float64, each(jax.random.split(key, repetitions)))
 
 
-def truth(fn, x, effort):
+def truth(case, fn, x, effort):
     """`Estimates` of so many passes that their error does not count."""
-    found = estimates(fn, jax.random.key(2), x, effort.truth, balanced=True)
+    found = estimates(case, fn, jax.random.key(2), x, effort.truth, balanced=True)
     return jax.tree.map(np.float64, found)
 
 
-def least_certain(fn, pixels, number):
-    summary = mc.classification()
-    out = mc.predict(fn, jax.random.key(1), pixels, num_samples=64, summary=summary, balanced=True)
-    return pixels[np.argsort(-np.asarray(out.predictive_entropy))[:number]]
+def least_certain(case, fn, inputs, number):
+    """The inputs whose classes, or numbers, the passes agree on least."""
+    summary = mc.classification() if case.classes else mc.moments()
+    out = mc.predict(fn, jax.random.key(1), inputs, num_samples=64, summary=summary, balanced=True)
+    doubt = out.predictive_entropy if case.classes else out.variance[:, 0]
+    return inputs[np.argsort(-np.asarray(doubt))[:number]]
 
 
 def _errors(case, fn, x, effort):
-    true = truth(fn, x, effort)
+    true = truth(case, fn, x, effort)
     for samples in effort.samples:
         found = {
             name: repeated(
-                fn, jax.random.key(3), x, samples, effort.repetitions, balanced=name == "balanced"
+                case,
+                fn,
+                jax.random.key(3),
+                x,
+                samples,
+                effort.repetitions,
+                balanced=name == "balanced",
             )
             for name in ("independent", "balanced")
         }
@@ -139,11 +161,15 @@ def _errors(case, fn, x, effort):
             ("mutual_information", _OTHERS),
             ("variance", _OTHERS),
         ):
+            if getattr(true, name) is None:
+                continue
             squares = [
                 np.square(getattr(each, name) - getattr(true, name)) for each in found.values()
             ]
             yield _saving(title, name.replace("_", " "), *squares, target)
-        chosen = {"": true.mean >= 0, f", from {_SKEWED}": true.mean >= _SKEWED}
+        chosen = {"": np.full(true.mean.shape, True)}
+        if case.classes:
+            chosen[f", from {_SKEWED}"] = true.mean >= _SKEWED
         shares = {
             name + which: _covered(each, true, these)
             for which, these in chosen.items()
@@ -171,13 +197,16 @@ def _covered(each, true, chosen):
     return 100 * float(inside[:, chosen].mean())
 
 
-def _until_tolerance(case, fn, pixels, effort):
+def _until_tolerance(case, fn, inputs, effort):
     """Mean numbers of passes; a fixed one has to do for the least certain example of all."""
-    batches = np.split(pixels, range(_BATCH, len(pixels), _BATCH))
+    size = min(_BATCH, len(inputs))
+    batches = np.split(inputs, range(size, len(inputs), size))
     variance = max(
-        estimates(fn, jax.random.key(4), batch, effort.samples[-1], balanced=True).variance.max()
+        estimates(
+            case, fn, jax.random.key(4), batch, effort.samples[-1], balanced=True
+        ).variance.max()
         for batch in batches
-        if len(batch) == _BATCH
+        if len(batch) == size
     )
     needed = {"fixed number": float(variance) / _TOLERANCE**2}
     for name, balanced, stop in _WAYS:
@@ -185,7 +214,7 @@ def _until_tolerance(case, fn, pixels, effort):
             fn,
             jax.random.key(5),
             batches,
-            output=jax.nn.softmax,
+            output=case.output,
             progress=False,
             balanced=balanced,
             tolerance=_TOLERANCE,
@@ -195,15 +224,15 @@ def _until_tolerance(case, fn, pixels, effort):
         )
         needed[name] = float(np.mean(out.num_samples))
     section = f"for errors of {_TOLERANCE}"
-    title = f"{case.name}, batches of {_BATCH}"
+    title = f"{case.name}, batches of {size}"
     yield from rows_of(section, title, needed, "passes", "fixed number")
 
 
-def _times(case, fn, pixels, budget):
+def _times(case, fn, inputs, budget):
     samples = budget.passes.samples[0]
     functions = {
         name: functools.partial(
-            mc.predict, fn, jax.random.key(6), jnp.asarray(pixels), num_samples=samples,
+            mc.predict, fn, jax.random.key(6), jnp.asarray(inputs), num_samples=samples,
             chunk_size="auto", balanced=name == "balanced",
         )
         for name in ("independent", "balanced")

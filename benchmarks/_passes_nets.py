@@ -1,4 +1,4 @@
-"""Small nets with dropout that are trained on real digits: the same pixels in different orders."""
+"""Small nets with dropout that are trained on real data: digits, and one regression set."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from benchmarks import mnist
+from benchmarks import mnist, uci
+from benchmarks._uci_nets import standardise
 from jaxdrop import linen, mc
 
 _BATCH = 50
@@ -20,13 +21,20 @@ class Case(NamedTuple):
 
     Attributes:
         name: of the net.
-        net: linen module of rows of pixels; `mc.from_linen` turns its dropout on.
+        net: linen module of rows of features; `mc.from_linen` turns its dropout on.
         target: smallest ratio of error variances that counts as a success.
+        classes: whether the net has logits of classes; else it has a number for each example.
     """
 
     name: str
     net: nn.Module
     target: float
+    classes: bool = True
+
+    @property
+    def output(self):
+        """What passes estimate the mean of."""
+        return jax.nn.softmax if self.classes else jnp.asarray
 
 
 class Dense(nn.Module):
@@ -35,13 +43,14 @@ class Dense(nn.Module):
     layers: int
     rate: float
     width: int = 128
+    outputs: int = 10
 
     @nn.compact
     def __call__(self, x):
         for _ in range(self.layers):
             x = nn.relu(nn.Dense(self.width)(x))
             x = linen.Dropout(self.rate, deterministic=True)(x)
-        return nn.Dense(10)(x)
+        return nn.Dense(self.outputs)(x)
 
 
 class Convolutions(nn.Module):
@@ -107,6 +116,7 @@ DIGITS = (
     Case("LSTM, rate 0.25", Recurrent(0.25), 1.0),
 )
 MNIST = Case("MNIST 784-256x2-10, rate 0.5", Dense(2, 0.5, 256), 2.5)
+ENERGY = Case("energy 8-50-1, rate 0.05", Dense(1, 0.05, 50, 1), 1.0, classes=False)
 
 
 def digits():
@@ -124,8 +134,18 @@ def mnist_digits(folder):
     return train, test.images[:1000]
 
 
+def energy(folder):
+    """The first published split of the UCI set, standardised; None if the folder lacks the set."""
+    try:
+        x, y = uci.read(folder, "energy")["energy"]
+    except SystemExit:
+        return None
+    scaled = standardise(x, y, *next(uci.splits(len(y), 1)))
+    return (scaled.x, scaled.y[:, None]), scaled.x_test
+
+
 def trained(net: nn.Module, examples: Any, epochs: int) -> Callable[..., Any]:
-    """The net after some epochs, as the function of a key and of pixels that `mc` samples."""
+    """The net after some epochs, as the function of a key and of features that `mc` samples."""
     x, y = map(jnp.asarray, examples)
     steps = len(x) // _BATCH
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps * epochs))
@@ -133,8 +153,10 @@ def trained(net: nn.Module, examples: Any, epochs: int) -> Callable[..., Any]:
     variables = net.init(jax.random.fold_in(key, 0), x[:1])
 
     def loss(variables, key, x, y):
-        logits = mc.from_linen(net, variables)(key, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        out = mc.from_linen(net, variables)(key, x)
+        if jnp.issubdtype(y.dtype, jnp.floating):
+            return jnp.square(out - y).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(out, y).mean()
 
     def step(state, now):
         variables, moments = state

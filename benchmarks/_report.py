@@ -145,7 +145,7 @@ def print_rows(rows):
         ratio = "" if row.ratio is None else f"{row.ratio:7.3f} x {row.against}"
         spread = "" if row.spread is None else f" ({row.spread[0]:.4g} to {row.spread[1]:.4g})"
         value = f"{row.value:.4g} {row.unit}{spread}"
-        print(f"  {row.name:20}{value:34}{ratio}".rstrip())
+        print(f"  {row.name + ' ':20}{value:34}{ratio}".rstrip())
 
 
 def save_json(path, facts, rows):

@@ -87,7 +87,7 @@ PUBLISHED = {
 def main(arguments=None):
     """Trains, predicts, prints the scores beside the published ones, and returns the rows."""
     options = _options(arguments)
-    sets = _read(options.data, options.sets)
+    sets = read(options.data, options.sets)
     _report.print_context(_report.context())
     protocol = PROTOCOLS[options.protocol]
     epochs = options.epochs or protocol.epochs
@@ -136,7 +136,7 @@ def _options(arguments):
     return options
 
 
-def _read(folder, wanted):
+def read(folder, wanted):
     """``(X, y)`` of the chosen sets by name, from all npz files of a folder."""
     found = {}
     for file in sorted(folder.glob("*.npz")):

@@ -99,8 +99,8 @@ def passes():
     figure, axes = plots.figure(2, width=3.8, height=3.2)
     for ax, case in zip(axes, (_passes_nets.DIGITS[0], _passes_nets.DIGITS[4])):
         fn = _passes_nets.trained(case.net, train, effort.epochs)
-        x = _passes.least_certain(fn, pixels, effort.rows)
-        error = functools.partial(_error, fn, x, _passes.truth(fn, x, effort))
+        x = _passes.least_certain(case, fn, pixels, effort.rows)
+        error = functools.partial(_error, case, fn, x, _passes.truth(case, fn, x, effort))
         independent = [error(number, 20, balanced=False) for number in _NUMBERS]
         # Up to a rate of 0.5, the two passes of a block of two are antithetic: what one drops, the
         # other keeps. Eight passes are four such blocks, and more of them are averages of these.
@@ -120,9 +120,10 @@ def passes():
     return figure
 
 
-def _error(fn, x, true, number, repetitions, *, balanced):
+def _error(case, fn, x, true, number, repetitions, *, balanced):
     """Root of the mean squared error of probabilities, of so many passes."""
-    found = _passes.repeated(fn, jax.random.key(3), x, number, repetitions, balanced=balanced)
+    key = jax.random.key(3)
+    found = _passes.repeated(case, fn, key, x, number, repetitions, balanced=balanced)
     return np.sqrt(np.square(found.mean - true.mean).mean())
 
 

@@ -55,6 +55,11 @@ def test_unknown_sections_are_named(capsys):
     assert "expected some of forward, backward" in capsys.readouterr().err
 
 
+def test_a_folder_without_data_is_told_what_it_lacks(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="expected mnist.npz, or an npz with energy/X and"):
+        _run(capsys, tmp_path, "--only", "passes", "--data", str(tmp_path))
+
+
 @pytest.mark.parametrize("chips", ["abc", "2", "8,,64", ""])
 def test_unknown_numbers_of_chips_are_named(capsys, chips):
     with pytest.raises(SystemExit):
@@ -65,11 +70,14 @@ def test_unknown_numbers_of_chips_are_named(capsys, chips):
 @pytest.mark.slow
 def test_every_section_runs_and_the_picture_is_drawn(capsys, tmp_path):
     picture = tmp_path / "ratios.png"
-    _, saved = _run(capsys, tmp_path, "--picture", str(picture))
+    x = np.random.default_rng(0).normal(size=(120, 4))
+    np.savez(tmp_path / "set.npz", **{"energy/X": x, "energy/y": x[:, :1]})
+    _, saved = _run(capsys, tmp_path, "--picture", str(picture), "--data", str(tmp_path))
     assert {"forward", "kept for backward", "training step"} <= {
         row["section"] for row in saved["rows"]
     }
     assert all(row["value"] > 0 for row in saved["rows"])
     means = [r for r in saved["rows"] if (r["section"], r["name"]) == ("error variance", "mean")]
-    assert means and all(row["value"] > 1 for row in means)
+    assert len(means) == 2 and "energy" in means[1]["case"]
+    assert all(row["value"] > 1 for row in means)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
