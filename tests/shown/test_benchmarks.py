@@ -56,7 +56,7 @@ def test_unknown_sections_are_named(capsys):
 
 
 def test_a_folder_without_data_is_told_what_it_lacks(capsys, tmp_path):
-    with pytest.raises(SystemExit, match="expected mnist.npz, or an npz with energy/X and"):
+    with pytest.raises(SystemExit, match="an npz with energy/X and energy/y"):
         _run(capsys, tmp_path, "--only", "passes", "--data", str(tmp_path))
 
 
