@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from benchmarks import (
     _attention,
+    _costs,
     _decode,
     _elementwise,
     _gpu,
@@ -41,6 +42,7 @@ _SECTIONS = {
     "attention": _attention.attention,
     "long": _attention.long,
     "residual": _residual.residual,
+    "costs": _costs.costs,
     "mc": _monte_carlo.monte_carlo,
     "decode": _decode.decode,
     "passes": _passes.passes,
