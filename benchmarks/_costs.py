@@ -67,12 +67,17 @@ def _programs(budget):
     }
 
 
+def _copy(key, x):
+    """The limit. A factor of 1.0001 is 1 in bfloat16, and a compiler may leave it out."""
+    return x * jnp.asarray(1.5, x.dtype)
+
+
 def _forward(drop):
-    return drop or _peers.copy
+    return drop or _copy
 
 
 def _both_ways(drop):
-    function = drop or _peers.copy
+    function = drop or _copy
 
     def value_and_gradient(key, x, cotangent):
         y, pull = jax.vjp(functools.partial(function, key), x)
