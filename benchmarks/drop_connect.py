@@ -28,7 +28,7 @@ PUBLISHED = {
 }
 _RATE = 0.5
 _FULL = {"epochs": 20, "hidden": 800, "seeds": 3, "passes": 50, "masks": 4}
-_QUICK = {"epochs": 20, "hidden": 64, "seeds": 2, "passes": 10, "masks": 4}
+_QUICK = {"epochs": 10, "hidden": 64, "seeds": 2, "passes": 10, "masks": 4}
 
 
 class DropConnectNet(nn.Module):

@@ -192,31 +192,32 @@ def test_an_ensemble_is_compared_and_goes_on_from_its_file(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_drop_connect_is_compared_and_goes_on_from_its_file(capsys, tmp_path):
-    options = ["--quick", "--epochs", "8", "--passes", "5", "--json", str(tmp_path / "found.json")]
-    first = drop_connect.main([*options, "--seeds", "1"])
-    both = drop_connect.main([*options, "--seeds", "2"])
-    assert list(both) == [*drop_connect.PUBLISHED, "DropConnect, 4 masks"]
-    for row, errors in both.items():
+def test_drop_connect_is_compared_and_goes_on_from_its_file(capsys, tmp_path, monkeypatch):
+    options = ["--quick", "--epochs", "8", "--passes", "5", "--seeds", "1"]
+    options += ["--json", str(tmp_path / "found.json")]
+    found = drop_connect.main(options)
+    assert list(found) == [*drop_connect.PUBLISHED, "DropConnect, 4 masks"]
+    for row, errors in found.items():
         assert list(errors) == ["whole", "passes"][: 1 + (row != "no dropout")]
-        assert {asked: values[:1] for asked, values in errors.items()} == first[row]
-        assert all(len(values) == 2 and max(values) < 50 for values in errors.values())
+        assert all(len(values) == 1 and values[0] < 50 for values in errors.values())
+    monkeypatch.delattr(mnist, "train_net")  # everything is in the file
+    assert drop_connect.main(options) == found
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
     with pytest.raises(SystemExit, match="--json: expected figures of"):
         drop_connect.main([*options, "--hidden", "32"])
 
 
 @pytest.mark.slow
-def test_sparse_weights_are_cut_and_learn_all_the_same(capsys, tmp_path):
-    options = ["--quick", "--json", str(tmp_path / "found.json")]
-    first = sparse.main([*options, "--seeds", "1"])
-    found = sparse.main([*options, "--seeds", "1"])
-    assert found == first
+def test_sparse_weights_are_cut_and_learn_all_the_same(capsys, tmp_path, monkeypatch):
+    options = ["--quick", "--seeds", "1", "--json", str(tmp_path / "found.json")]
+    found = sparse.main(options)
     (before,), (error,) = (found["sparse"][f"error{w}, %"] for w in (" before pruning", ""))
     assert found["dense"]["error, %"][0] < 15
     assert error < 40 and abs(error - before) < 3  # of 90 by guessing
     assert found["sparse"]["layer 1, %"][0] > 80
     assert 4 < found["sparse"]["times fewer"][0] < 40
+    monkeypatch.delattr(mnist, "train_net")  # everything is in the file
+    assert sparse.main(options) == found
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
