@@ -61,7 +61,7 @@ def main(arguments=None):
     options, (train, test) = mnist.sized(parser, arguments, _FULL, _QUICK)
     _report.print_context(_report.context())
     print(
-        f"\n2 x {options.hidden} ReLU, {options.epochs} epochs, {options.seeds} seeds, "
+        f"\n2 x {options.hidden} ReLU, {options.epochs} epochs, seeds: {options.seeds}, "
         f"{len(train.labels):,} digits to learn from"
     )
     size = options.hidden, 2

@@ -111,7 +111,7 @@ def main(arguments=None):
     _report.print_context(_report.context())
     widths = f"{train.images.shape[1]}-{options.first}-{options.second}-10"
     print(
-        f"\n{widths}, {options.epochs} epochs, batch {options.batch}, {options.seeds} seeds, "
+        f"\n{widths}, {options.epochs} epochs, batch {options.batch}, seeds: {options.seeds}, "
         f"{len(train.labels):,} digits to learn from"
     )
     settings = {name: getattr(options, name) for name in _FULL if name != "seeds"}
