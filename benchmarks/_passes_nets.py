@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
@@ -121,11 +120,8 @@ ENERGY = Case("energy 8-50-1, rate 0.05", Dense(1, 0.05, 50, 1), 1.0, classes=Fa
 
 def digits():
     """8 x 8 digits of scikit-learn as rows in [0, 1]: 1200 to learn from, then 597 to test on."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    pixels = np.float32(pixels / 16)
-    return (pixels[:1200], np.int32(labels[:1200])), pixels[1200:]
+    train, test = mnist.small()
+    return tuple(train), test.images
 
 
 def mnist_digits(folder):

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from scipy import ndimage
 
-from benchmarks import _passes_nets, _report, mnist
+from benchmarks import _report, mnist
 from benchmarks._report import count
 from jaxdrop import mc, uncertainty
 
@@ -31,7 +31,9 @@ def main(arguments=None):
     """Trains, asks and prints a table for each set of digits; returns the figures of each seed."""
     options = _options(arguments)
     _report.print_context(_report.context())
-    sets = {"digits": _digits(), **({"mnist": mnist.read(options.data)} if options.data else {})}
+    sets = {"digits": mnist.small()}
+    if options.data:
+        sets["mnist"] = mnist.read(options.data)
     settings = {"epochs": options.epochs, "hidden": options.hidden}
     saved, found = _report.Saved(options.json, settings), {}
     for name, (train, test) in sets.items():
@@ -60,14 +62,6 @@ def _options(arguments):
         "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
     )
     return parser.parse_args(arguments)
-
-
-def _digits():
-    from sklearn.datasets import load_digits
-
-    (pixels, labels), test = _passes_nets.digits()
-    test_labels = load_digits().target[len(labels) :].astype(np.int32)
-    return mnist.Digits(pixels, labels), mnist.Digits(test, test_labels)
 
 
 def _ask(name, train, test, epochs, seed, hidden):

@@ -3,14 +3,26 @@
 Their own tables need the data and minutes.
 """
 
+import argparse
 import contextlib
 
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from scipy import special, stats
 
-from benchmarks import _corpus, _uci_nets, ensemble, mnist, recurrent, thinned, uci
+from benchmarks import (
+    _corpus,
+    _uci_nets,
+    drop_connect,
+    ensemble,
+    mnist,
+    recurrent,
+    sparse,
+    thinned,
+    uci,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +191,97 @@ def test_an_ensemble_is_compared_and_goes_on_from_its_file(capsys, tmp_path):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("program", [uci, mnist, thinned], ids=["uci", "mnist", "thinned"])
+@pytest.mark.slow
+def test_drop_connect_is_compared_and_goes_on_from_its_file(capsys, tmp_path, monkeypatch):
+    options = ["--quick", "--epochs", "8", "--passes", "5", "--seeds", "1"]
+    options += ["--json", str(tmp_path / "found.json")]
+    found = drop_connect.main(options)
+    assert list(found) == [*drop_connect.PUBLISHED, "DropConnect, 4 masks"]
+    for row, errors in found.items():
+        assert list(errors) == ["whole", "passes"][: 1 + (row != "no dropout")]
+        assert all(len(values) == 1 and values[0] < 50 for values in errors.values())
+    monkeypatch.delattr(mnist, "train_net")  # everything is in the file
+    assert drop_connect.main(options) == found
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    with pytest.raises(SystemExit, match="--json: expected figures of"):
+        drop_connect.main([*options, "--hidden", "32"])
+
+
+@pytest.mark.slow
+def test_sparse_weights_are_cut_and_learn_all_the_same(capsys, tmp_path, monkeypatch):
+    options = ["--quick", "--seeds", "1", "--json", str(tmp_path / "found.json")]
+    found = sparse.main(options)
+    (before,), (error,) = (found["sparse"][f"error{w}, %"] for w in (" before pruning", ""))
+    assert found["dense"]["error, %"][0] < 15
+    assert error < 40 and abs(error - before) < 3  # of 90 by guessing
+    assert found["sparse"]["layer 1, %"][0] > 80
+    assert 4 < found["sparse"]["times fewer"][0] < 40
+    monkeypatch.delattr(mnist, "train_net")  # everything is in the file
+    assert sparse.main(options) == found
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_noise_of_sums_is_that_of_their_weights():
+    """One draw of each weight, and of their sums: equal means and variances."""
+    layer = sparse.SparseDense(3, threshold=3.0)
+    x = jax.random.normal(jax.random.key(0), (2, 5))
+    params = layer.init(jax.random.key(1), x)["params"]
+    kernel, levels = jax.random.normal(jax.random.key(2), (2, 5, 3))
+    params |= {"kernel": kernel, "log_variance": 2 * levels + 1}
+    keys = jax.random.split(jax.random.key(3), 20_000)
+
+    def of_sums(key):
+        return layer.apply({"params": params}, x, False, rngs={"dropout": key})
+
+    def of_weights(key):
+        noise = jax.random.normal(key, (2, 5, 3)) * np.exp(params["log_variance"] / 2)
+        return (x[:, :, None] * (params["kernel"] + noise)).sum(1) + params["bias"]
+
+    sums, weights = (np.asarray(jax.vmap(draw)(keys)) for draw in (of_sums, of_weights))
+    spread = weights.std(0)
+    np.testing.assert_array_less(abs(sums.mean(0) - weights.mean(0)), 0.05 * spread)
+    np.testing.assert_allclose(sums.std(0), spread, rtol=0.04)
+    # The whole net: means, but 0 where the noise is twenty times as large.
+    drowned = np.exp(params["log_variance"]) > np.exp(3) * params["kernel"] ** 2
+    assert drowned.any() and not drowned.all()
+    kept = x @ np.where(drowned, 0, params["kernel"]) + params["bias"]
+    np.testing.assert_allclose(layer.apply({"params": params}, x), kept, rtol=1e-5)
+
+
+def test_groups_of_a_batch_have_keys_of_their_own_and_a_penalty_counts():
+    digits = mnist.Digits(np.ones((8, 3), np.float32), np.zeros(8, np.int32))
+    options = argparse.Namespace(seed=0, epochs=2, limit=None)
+    drawn = []
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, deterministic=True):
+            if not deterministic:
+                number = jax.random.uniform(self.make_rng("dropout"))
+                jax.debug.callback(lambda number: drawn.append((len(x), float(number))), number)
+            return x[:, :1] * self.param("weights", nn.initializers.zeros, (10,))
+
+    def pull(variables, epoch):
+        return (epoch == 1) * jax.numpy.square(variables["params"]["weights"] - 1).sum()
+
+    def trained(**how):
+        drawn.clear()
+        weights = mnist.train_net("", Net(), digits, options, batch=4, **how)["params"]["weights"]
+        jax.effects_barrier()
+        return weights, {length for length, _ in drawn}, len({number for _, number in drawn})
+
+    plain, *seen = trained()
+    assert seen == [{4}, 4]  # two epochs of two steps
+    pulled, *seen = trained(groups=2, penalty=pull)
+    assert seen == [{2}, 8]
+    assert (pulled - plain > 0.02).all()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [uci, mnist, thinned, drop_connect, sparse],
+    ids=["uci", "mnist", "thinned", "drop_connect", "sparse"],
+)
 def test_without_data_it_says_where_they_are(capsys, program):
     with pytest.raises(SystemExit):
         program.main([])
