@@ -61,17 +61,22 @@ def main(arguments=None):
     if not options.quick:
         test = mnist.Digits(test.images[::2], test.labels[::2])
     _report.print_context(_report.context())
-    names = "quick", "steps", "passes", "pool", "most"
+    names = "quick", "steps", "passes", "pool", "most", "error"
     saved = _report.Saved(options.json, {name: getattr(options, name) for name in names})
     train = mnist.Digits(*map(jnp.asarray, train))
     found = {way: [] for way in PUBLISHED}
     rounds = 1 + (options.most - 10 * _PER_CLASS) // _MORE
     with tqdm(total=rounds, unit="round", ncols=78, leave=False) as bar:
         for seed in range(options.seeds):
+            parts = _split(seed, train)
+            choose = functools.partial(_choose, seed, train, parts, options)
+            decay = saved(f"decay, seed {seed}", choose)
             for way in found:  # in turns, so that a run that is stopped has a bit of all
                 bar.reset()
                 bar.set_description(f"{way}, seed {seed}")
-                learn = functools.partial(_learn, way, seed, train, test, options, bar)
+                learn = functools.partial(
+                    _learn, way, seed, decay, train, test, parts, options, bar
+                )
                 found[way].append(saved(f"{way}, seed {seed}", learn))
     _print_tables(found, options)
     return found
@@ -89,6 +94,9 @@ def _options(arguments):
     parser.add_argument("--pool", type=count, metavar="N", help="images scored per round (2000)")
     parser.add_argument("--most", type=count, metavar="N", help="labelled images (600)")
     parser.add_argument(
+        "--error", type=float, default=5.0, metavar="E", help="per cent, to stop at (5)"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="digits of scikit-learn, a few short rounds"
     )
     parser.add_argument(
@@ -102,7 +110,7 @@ def _options(arguments):
     for name, value in (quick if options.quick else full).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    room = (1200 if options.quick else 60_000) - _VALIDATION - _MORE
+    room = (1200 if options.quick else 60_000) - _VALIDATION - 10 * _PER_CLASS - _MORE
     if not 10 * _PER_CLASS <= options.most <= room:
         parser.error(f"--most: expected {10 * _PER_CLASS} to {room}, got {options.most}")
     return options
@@ -118,49 +126,54 @@ def _digits():
     return mnist.Digits(large[0], labels), mnist.Digits(large[1], test_labels)
 
 
-def _learn(way, seed, train, test, options, bar):
-    """Test errors by labelled images of one repetition, and which those are, in their order."""
-    net, rng, key = Net(), np.random.default_rng(seed), jax.random.key(seed)
-    order = rng.permutation(len(train.labels))
+def _split(seed, train):
+    """Rows of the first images, as many of each class; of the validation part; and of the pool."""
+    order = np.random.default_rng(seed).permutation(len(train.labels))
     labels = np.asarray(train.labels)[order]
     first = np.concatenate([order[labels == c][:_PER_CLASS] for c in range(10)])
     rest = order[~np.isin(order, first)]
-    validation, pool = rest[:_VALIDATION], rest[_VALIDATION:]
-    # Arrays keep their sizes as the labelled images grow and the others dwindle, so that nothing
-    # is compiled again.
-    chosen, number = np.zeros(options.most, np.int32), len(first)
-    chosen[:number] = first
-    scored = min(options.pool, len(order) - _VALIDATION - options.most)
-    fit = functools.partial(_fit, net, options.steps, train)
-    decay = _choose(fit, net, key, train, chosen, number, validation)
-    found = {"decay": decay, "images": [], "errors": []}
-    while True:
-        used = jax.random.fold_in(key, number)
-        # The more images, the less the prior of the weights counts beside them.
-        variables = fit(used, decay * len(first) / number, chosen, number)
-        found["images"].append(number)
-        found["errors"].append(mnist.error_of(_whole(net, variables, test.images), test.labels))
-        bar.update()
-        if found["errors"][-1] <= _LIMITS[-1] or number + _MORE > options.most:
-            return found | {"chosen": chosen[:number].tolist()}
-        some = rng.choice(pool, scored, replace=False)
-        if way != "random":
-            doubt = _doubt(net, way, options.passes, variables, used, train.images[some])
-            some = some[np.argsort(-np.asarray(doubt), kind="stable")]
-        chosen[number : number + _MORE] = some[:_MORE]
-        pool = pool[~np.isin(pool, some[:_MORE])]
-        number += _MORE
+    return first, rest[:_VALIDATION], rest[_VALIDATION:]
 
 
-def _choose(fit, net, key, train, chosen, number, validation):
+def _choose(seed, train, parts, options):
     """The weight decay with the lowest loss on the validation images, from the first ones."""
+    first, validation, _ = parts
 
     def loss(decay):
-        logits = _whole(net, fit(key, decay, chosen, number), train.images[validation])
+        key, chosen = jax.random.key(seed), np.resize(np.int32(first), options.most)
+        variables = _fit(Net(), options.steps, train, key, decay, chosen, len(first))
+        logits = _whole(Net(), variables, train.images[validation])
         labels = train.labels[validation]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return min(_DECAYS, key=loss)
+
+
+def _learn(way, seed, decay, train, test, parts, options, bar):
+    """Test errors by labelled images of one repetition, and which those are, in their order."""
+    net, rng, (first, _, pool) = Net(), np.random.default_rng((seed, 1)), parts
+    # Arrays keep their sizes as the labelled images grow and the others dwindle, so that nothing
+    # is compiled again.
+    chosen, number = np.resize(np.int32(first), options.most), len(first)
+    scored = min(options.pool, len(pool) - options.most)
+    found = {"decay": decay, "images": [], "errors": []}
+    while True:
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        # The more images, the less the prior of the weights counts beside them.
+        used = decay * len(first) / number
+        variables = _fit(net, options.steps, train, key, used, chosen, number)
+        found["images"].append(number)
+        found["errors"].append(mnist.error_of(_whole(net, variables, test.images), test.labels))
+        bar.update()
+        if found["errors"][-1] <= options.error or number + _MORE > options.most:
+            return found | {"chosen": chosen[:number].tolist()}
+        some = rng.choice(pool, scored, replace=False)
+        if way != "random":
+            doubt = _doubt(net, way, options.passes, variables, key, train.images[some])
+            some = some[np.argsort(-np.asarray(doubt), kind="stable")]
+        chosen[number : number + _MORE] = some[:_MORE]
+        pool = pool[~np.isin(pool, some[:_MORE])]
+        number += _MORE
 
 
 def _fit(net, steps, train, key, decay, chosen, number):
@@ -227,7 +240,9 @@ def _print_tables(found, options):
         for limit, published in zip(_LIMITS, PUBLISHED[way]):
             numbers = [images_for(curve, limit) for curve in curves]
             reached = f"> {options.most}"
-            if None not in numbers:
+            if limit < options.error:
+                reached = "not asked"
+            elif None not in numbers:
                 reached = _report.mean_and_error(numbers)
             cells.append(f"{reached} ({published})")
         print(f"{way:<18}" + "".join(f"{cell:>30}" for cell in cells))
@@ -244,7 +259,7 @@ def _print_tables(found, options):
         cells = []
         for number in shown:
             errors = [dict(zip(c["images"], c["errors"])).get(number) for c in curves]
-            # A repetition that has reached the last limit has stopped.
+            # A repetition that has reached its last error has stopped.
             cells.append("-" if None in errors else f"{np.mean(errors):.2f}")
         print(f"{way:<18}" + "".join(f"{cell:>12}" for cell in cells))
 
