@@ -42,6 +42,7 @@ class Net(nn.Module):
     hidden: int
     layers: int
     rates: tuple[float, float]
+    features: int = 10
 
     @nn.compact
     def __call__(self, x, deterministic=True):
@@ -49,7 +50,7 @@ class Net(nn.Module):
         for _ in range(self.layers):
             x = nn.relu(nn.Dense(self.hidden)(x))
             x = linen.Dropout(self.rates[1])(x, deterministic=deterministic)
-        return nn.Dense(10)(x)
+        return nn.Dense(self.features)(x)
 
 
 def main(arguments=None):

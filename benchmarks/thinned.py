@@ -29,13 +29,19 @@ class ThinnedNet(nn.Module):
     hidden: int
     layers: int
     num_groups: int
+    rates: tuple[float, float] = (_INPUT_RATE, _HIDDEN_RATE)
+    features: int = 10
 
     @nn.compact
     def __call__(self, x, deterministic=True):
-        x = linen.Dropout(_INPUT_RATE)(x, deterministic=deterministic)
+        x = linen.Dropout(self.rates[0])(x, deterministic=deterministic)
         widths = (self.hidden,) * self.layers
         thinned = linen.ThinnedMLP(
-            widths, 10, _HIDDEN_RATE, activation=nn.relu, num_groups=self.num_groups
+            widths,
+            self.features,
+            self.rates[1],
+            activation=nn.relu,
+            num_groups=self.num_groups,
         )
         return thinned(x, deterministic=deterministic)
 

@@ -15,8 +15,10 @@ from scipy import special, stats
 from benchmarks import (
     _corpus,
     _uci_nets,
+    active,
     drop_connect,
     ensemble,
+    helps,
     mnist,
     recurrent,
     sparse,
@@ -277,10 +279,84 @@ def test_groups_of_a_batch_have_keys_of_their_own_and_a_penalty_counts():
     assert (pulled - plain > 0.02).all()
 
 
+@pytest.mark.slow
+def test_rivals_of_dropout_get_equal_time_and_go_on_from_their_file(capsys, tmp_path, monkeypatch):
+    seconds = {"nothing": 2.0, "weight decay": 2.0, "dropout": 4.0, "dropout and decay": 4.0}
+    monkeypatch.setattr(helps, "_time", lambda *_: seconds | {"thinned layers": 1.0})
+    options = ["--quick", "--json", str(tmp_path / "found.json")]
+    first, both = helps.main([*options, "--seeds", "1"]), helps.main(options)
+    assert list(first) == list(both) == ["digits", "diabetes"]
+    for task, rows in both.items():
+        assert len(rows) == 10
+        for row, scores in rows.items():
+            assert {name: values[:1] for name, values in scores.items()} == first[task][row]
+            assert all(len(values) == 2 for values in scores.values())
+    nothing, dropout, thin = (
+        both["digits"][f"{name}, last epoch"] for name in ("nothing", "dropout", "thinned layers")
+    )
+    assert np.mean(nothing["error %, equal epochs"]) < 25  # of 90 by guessing
+    assert nothing["NLL, equal time"] == nothing["NLL, equal epochs"]
+    assert np.mean(dropout["NLL, equal time"]) > np.mean(dropout["NLL, equal epochs"])  # 5 epochs
+    assert np.mean(thin["NLL, equal time"]) < np.mean(thin["NLL, equal epochs"])  # 20 epochs
+    numbers = both["diabetes"]["nothing, last epoch"]
+    assert np.mean(numbers["RMSE, equal epochs"]) < 77  # their deviation
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 80
+    epochs = [line.split()[-1] for line in printed if line.startswith("dropout   ")]
+    assert epochs[0] == "5"
+
+
+@pytest.mark.slow
+def test_stopping_early_keeps_the_lowest_loss_of_the_validation_part():
+    task = helps._tasks(helps._options(["--quick"]))[0]._replace(epochs=1)
+    learn, watch, test = task.split(0)
+    assert [len(part.y) for part in (learn, watch, test)] == [1078, 359, 360]
+    np.testing.assert_allclose(learn.x.mean(0), 0, atol=1e-5)  # standardised by this part alone
+    assert abs(test.x.mean(0)).max() > 0.01
+    net, key = mnist.Net(32, 2, (0.0, 0.0)), jax.random.key(0)
+
+    def losses(labels):
+        fits = helps._fit(10, 32, net, key, 10, 0.0, learn[:2], (watch.x, labels))
+        return [helps._losses(10, net.apply(each, watch.x), labels).mean() for each in fits]
+
+    last, best = losses(watch.y)
+    assert best <= last < 1  # of 2.3 by guessing
+    last, best = losses(np.roll(watch.y, 1))  # wrong, so the loss rises with every epoch
+    assert best < 0.9 * last
+    taken = helps._time(task, {"one": (net, False), "same": (net, True)})
+    assert taken["one"] == taken["same"] > 0
+
+
+@pytest.mark.slow
+def test_active_learning_asks_for_what_it_doubts_and_compiles_once(capsys, tmp_path):
+    programs = active._step._cache_size(), active._doubt._cache_size()
+    options = ["--quick", "--pool", "1040", "--json", str(tmp_path / "found.json")]
+    first, both = active.main([*options, "--seeds", "1"]), active.main(options)
+    assert {way: curves[:1] for way, curves in both.items()} == first
+    assert active._step._cache_size() == programs[0] + 1  # the labelled images grow
+    assert active._doubt._cache_size() == programs[1] + 2
+    (pixels, labels), _ = train, _ = active._digits()
+    for curves in both.values():
+        for curve in curves:
+            assert curve["images"] == [20, 30, 40, 50, 60]
+            assert curve["errors"][-1] < curve["errors"][0] < 90
+            assert sorted(labels[curve["chosen"][:20]]) == sorted([*range(10)] * 2)
+            assert len(set(curve["chosen"])) == 60
+    # The images after the first twenty are those that the first net doubts most.
+    curve, net, key = both["BALD"][0], active.Net(), jax.random.fold_in(jax.random.key(0), 20)
+    chosen = np.resize(np.int32(curve["chosen"]), 60)
+    variables = active._fit(net, 150, train, key, curve["decay"], chosen, 20)
+    doubt = np.asarray(active._doubt(net, "BALD", 16, variables, key, pixels))
+    assert doubt[chosen[20:30]].mean() > np.quantile(doubt, 0.9)  # other masks than then
+    curve = {"images": [20, 30, 40, 50], "errors": [12.0, 9.0, 11.0, 10.0]}
+    assert active.images_for(curve, 10) == 30 and active.images_for(curve, 5) is None
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     "program",
-    [uci, mnist, thinned, drop_connect, sparse],
-    ids=["uci", "mnist", "thinned", "drop_connect", "sparse"],
+    [uci, mnist, thinned, drop_connect, sparse, active],
+    ids=["uci", "mnist", "thinned", "drop_connect", "sparse", "active"],
 )
 def test_without_data_it_says_where_they_are(capsys, program):
     with pytest.raises(SystemExit):
