@@ -23,7 +23,7 @@ import optax
 from flax import linen as nn
 from tqdm import tqdm
 
-from benchmarks import _passes_nets, _report, mnist
+from benchmarks import _report, mnist
 from benchmarks._report import count
 from jaxdrop import linen, mc
 
@@ -118,12 +118,12 @@ def _options(arguments):
 
 def _digits():
     """Digits of scikit-learn, each pixel four times, because two convolutions need the room."""
-    from sklearn.datasets import load_digits
 
-    (pixels, labels), test = _passes_nets.digits()
-    test_labels = load_digits().target[len(labels) :].astype(np.int32)
-    large = [x.reshape(-1, 8, 8).repeat(2, 1).repeat(2, 2).reshape(-1, 256) for x in (pixels, test)]
-    return mnist.Digits(large[0], labels), mnist.Digits(large[1], test_labels)
+    def larger(part):
+        images = part.images.reshape(-1, 8, 8).repeat(2, 1).repeat(2, 2)
+        return mnist.Digits(images.reshape(len(images), -1), part.labels)
+
+    return tuple(map(larger, mnist.small()))
 
 
 def _split(seed, train):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import _passes, scaling
+from benchmarks import _passes, scaling, serving
 from benchmarks._report import rows_of
 
 
@@ -81,3 +81,14 @@ def test_every_section_runs_and_the_picture_is_drawn(capsys, tmp_path):
     assert len(means) == 2 and "energy" in means[1]["case"]
     assert all(row["value"] > 1 for row in means)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.slow
+def test_a_program_is_served_beside_its_model(capsys):
+    medians = serving.main(["--starts", "1"])
+    assert list(medians) == ["model", "program"]
+    for steps in medians.values():
+        assert {"imports", "load", "first answer", "start to first answer"} <= set(steps)
+        wall, processor = np.array(list(steps.values())).T
+        assert (wall > 0).all() and (processor > 0).all()
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
