@@ -129,8 +129,10 @@ class CipherKey:
 def cipher_key_of_block(words: list[Any], kind: Kind) -> CipherKey:
     """From the words of a key of `pass_key`: what passes share does not depend on which it is."""
     pair, number = jnp.stack(words[:_WORDS]), words[_WORDS]
-    # Inside shard_map JAX does not reduce over a mapped axis around it: each pass then draws all.
-    if kind.together and not jax.sharding.get_abstract_mesh().manual_axes:
+    mesh = jax.sharding.get_abstract_mesh()
+    # Inside shard_map JAX does not reduce over a mapped axis around it, and on an Explicit mesh
+    # jax 0.12 gives the result a sharding with an axis too many: each pass then draws all.
+    if kind.together and not (mesh.manual_axes or mesh.explicit_axes):
         pair = lax.pmax(pair, AXIS)  # they are equal; so what is drawn by them is drawn once
     return CipherKey((pair[0], pair[1]), number, kind.bits)
 
