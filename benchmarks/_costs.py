@@ -13,8 +13,8 @@ import numpy as np
 from flax import linen as nn
 from tqdm import tqdm
 
-from benchmarks import _gpu_compiler, _peers, _tpu
-from benchmarks._programs import _Encoder
+from benchmarks import _gpu, _gpu_compiler, _peers, _tpu
+from benchmarks._programs import Encoder
 from benchmarks._report import rows_of
 from benchmarks._timing import paired
 
@@ -26,8 +26,8 @@ _TPUS = {"TPU v5e": ("v5e:2x2", 8.19e11), "TPU v6e": ("v6e:2x2", 1.64e12)}
 def costs(budget):
     """Five programs without dropout and with that of each library, on each chip."""
     bounds = list(_bounds())
-    ways = {"none": None} | _peers.in_jax(_RATE)
-    for title, (make, shapes) in _programs(budget).items():
+    for title, (make, shapes, none) in _programs(budget).items():
+        ways = {"none": none} | _peers.in_jax(_RATE)
         functions = {name: make(drop) for name, drop in ways.items()}
         if jax.default_backend() == "cpu":
             rng = np.random.default_rng(0)
@@ -48,68 +48,52 @@ def _drawn(rng, shape):
 
 
 def _programs(budget):
-    """``(make, shapes)`` by title; ``make(drop)`` is a function of a key and of such arrays."""
+    """``(make, shapes, none)`` by title.
+
+    ``make(drop)`` is a function of a key and of such arrays; ``none`` stands for no dropout.
+    """
     width, tokens = budget.encoder
     batch, length, heads, features = (1, 128, 2, 16) if budget.rounds < 10 else (4, 512, 8, 64)
     images = (4, 8, 8, 3) if budget.rounds < 10 else (32, 32, 32, 3)
     x = jax.ShapeDtypeStruct(budget.large, jnp.float32)
+    qkv = [jax.ShapeDtypeStruct((batch, length, heads, features), jnp.float32)] * 3
+    encoder = functools.partial(Encoder, 2, width)
     return {
-        f"forward, {budget.large}": (_forward, [x]),
-        f"forward and backward, {budget.large}": (_both_ways, [x, x]),
-        f"attention, gradient, {(batch, length, heads, features)}": (
-            _attention,
-            [jax.ShapeDtypeStruct((batch, length, heads, features), jnp.float32)] * 3,
-        ),
-        f"two-layer encoder, gradient, {(*tokens, width)}": _gradient(
-            functools.partial(_Encoder, 2, width), (*tokens, width)
-        ),
+        f"forward, {budget.large}": (lambda drop: drop, [x], _peers.scaled),
+        f"forward and backward, {budget.large}": (_gpu.both_ways, [x, x], _peers.scaled),
+        f"attention, gradient, {qkv[0].shape}": (_attention, qkv, _whole),
+        f"two-layer encoder, gradient, {(*tokens, width)}": _gradient(encoder, (*tokens, width)),
         f"two convolutions, gradient, {images}": _gradient(_Convolutions, images),
     }
 
 
-def _copy(key, x):
-    """The limit. A factor of 1.0001 is 1 in bfloat16, and a compiler may leave it out."""
-    return x * jnp.asarray(1.5, x.dtype)
-
-
-def _forward(drop):
-    return drop or _copy
-
-
-def _both_ways(drop):
-    function = drop or _copy
-
-    def value_and_gradient(key, x, cotangent):
-        y, pull = jax.vjp(functools.partial(function, key), x)
-        return y, pull(cotangent)
-
-    return value_and_gradient
+def _whole(key, x):
+    del key
+    return x
 
 
 def _attention(drop):
     def loss(qkv, key):
         q, k, v = qkv
         weights = jax.nn.softmax(jnp.einsum("btnh,bsnh->bnts", q, k) / q.shape[-1] ** 0.5)
-        weights = drop(key, weights) if drop else weights
-        return jnp.einsum("bnts,bsnh->btnh", weights, v).astype(jnp.float32).sum()
+        return jnp.einsum("bnts,bsnh->btnh", drop(key, weights), v).astype(jnp.float32).sum()
 
     return lambda key, *qkv: jax.grad(loss)(qkv, key)
 
 
 def _gradient(model_of, shape):
     """The gradient of a model by its parameters, which are the first array."""
-    model_of_drop = lambda drop: model_of(drop or (lambda key, x: x))  # noqa: E731
 
     def make(drop):
         def loss(params, key, x):
-            return jnp.square(model_of_drop(drop).apply(params, key, x)).mean()
+            return jnp.square(model_of(drop).apply(params, key, x)).mean()
 
         return lambda key, params, x: jax.grad(loss)(params, key, x)
 
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(model_of_drop(None).init, key, key, x)
-    return make, [params, x]
+    params = jax.eval_shape(model_of(_whole).init, key, key, x)
+    return make, [params, x], _whole
 
 
 class _Convolutions(nn.Module):

@@ -55,7 +55,7 @@ def _rows(case, functions, *shapes, against, entries=None):
         yield from rows_of(f"H200, {section}", case, values, unit, against)
 
 
-def _both_ways(function):
+def both_ways(function):
     """The output of ``function(key, *arrays)`` and all gradients, from a cotangent."""
 
     def value_and_gradients(key, cotangent, *arrays):
@@ -68,7 +68,7 @@ def _both_ways(function):
 def _elementwise(shapes):
     for shape in shapes:
         functions = {
-            "copy": lambda key, x: x * jnp.asarray(1.5, x.dtype),
+            "copy": _peers.scaled,
             "jaxdrop": _peers.ours(0.1),
             "flax linen": _peers.flax_linen(0.1),
         }
@@ -91,7 +91,7 @@ def _residual(shape):
     """A branch of a residual network, forward and backward."""
 
     def branch(drop):
-        return _both_ways(lambda key, x, h: x + drop(key, jax.nn.gelu(h)))
+        return both_ways(lambda key, x, h: x + drop(key, jax.nn.gelu(h)))
 
     functions = {
         "none": branch(lambda key, x: x),
@@ -266,7 +266,7 @@ def _family():
         ),
     }
     for name, (shape, ours, by_hand) in cases.items():
-        functions = {"jaxdrop": _both_ways(ours), "by hand": _both_ways(by_hand)}
+        functions = {"jaxdrop": both_ways(ours), "by hand": both_ways(by_hand)}
         x = _bf16(*shape)
         cotangent = jax.eval_shape(ours, jax.eval_shape(jax.random.key, 0), x)
         yield from _rows(

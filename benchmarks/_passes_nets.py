@@ -132,10 +132,10 @@ def mnist_digits(folder):
 
 def energy(folder):
     """The first published split of the UCI set, standardised; None if the folder lacks the set."""
-    try:
-        x, y = uci.read(folder, "energy")["energy"]
-    except SystemExit:
+    sets = uci.sets_of(folder)
+    if "energy" not in sets:
         return None
+    x, y = sets["energy"]
     scaled = standardise(x, y, *next(uci.splits(len(y), 1)))
     return (scaled.x, scaled.y[:, None]), scaled.x_test
 

@@ -86,7 +86,7 @@ def _three(rate):
     }
 
 
-class _Encoder(nn.Module):
+class Encoder(nn.Module):
     """A pre-norm transformer encoder whose dropout is an argument."""
 
     depth: int
@@ -110,7 +110,7 @@ class _Encoder(nn.Module):
 
 
 def _training(dropout, depth, width, inputs):
-    model = _Encoder(depth, width, dropout)
+    model = Encoder(depth, width, dropout)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((*inputs, width)), jnp.float32)
     labels = jnp.zeros(inputs[0], jnp.int32)
     key = jax.random.key(0)

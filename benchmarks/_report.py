@@ -5,6 +5,7 @@ import datetime
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import textwrap
 from typing import NamedTuple
@@ -85,6 +86,26 @@ class Saved:
                 saved = {"context": context(), "settings": self.settings, "found": self.found}
                 self.file.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
         return self.found[name]
+
+
+def add_json(parser):
+    """The option of every run that `Saved` continues."""
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
+    )
+
+
+def fill(options, defaults):
+    """Sets what the command line left out."""
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+
+
+def gather(lists, figures):
+    """Appends each figure to the list of its name: what seeds found, one after another."""
+    for name, figure in figures.items():
+        lists.setdefault(name, []).append(figure)
 
 
 def mean_and_error(values):

@@ -99,17 +99,13 @@ def _options(arguments):
     parser.add_argument(
         "--quick", action="store_true", help="digits of scikit-learn, a few short rounds"
     )
-    parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
-    )
+    _report.add_json(parser)
     options = parser.parse_args(arguments)
     if not options.quick:
         mnist.check_data(parser, options)
     full = {"seeds": 3, "steps": 150, "passes": 32, "pool": 2000, "most": 600}
     quick = {"seeds": 2, "steps": 150, "passes": 16, "pool": 200, "most": 60}
-    for name, value in (quick if options.quick else full).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    _report.fill(options, quick if options.quick else full)
     room = (1200 if options.quick else 60_000) - _VALIDATION - 10 * _PER_CLASS - _MORE
     if not 10 * _PER_CLASS <= options.most <= room:
         parser.error(f"--most: expected {10 * _PER_CLASS} to {room}, got {options.most}")

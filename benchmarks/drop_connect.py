@@ -78,8 +78,7 @@ def main(arguments=None):
     for seed in range(options.seeds):
         for name, way in ways.items():
             learn = functools.partial(_errors, name, way, train, test, options, seed)
-            for asked, error in saved(f"{name}, seed {seed}", learn).items():
-                found[name].setdefault(asked, []).append(error)
+            _report.gather(found[name], saved(f"{name}, seed {seed}", learn))
     _print_table(found, options.passes, {} if options.quick else PUBLISHED)
     return found
 

@@ -42,8 +42,7 @@ def main(arguments=None):
         for seed in range(options.seeds):
             ask = functools.partial(_ask, name, train, test, epochs, seed, options.hidden)
             for row, scores in saved(f"{name}, seed {seed}", ask).items():
-                for column, score in scores.items():
-                    rows.setdefault(row, {}).setdefault(column, []).append(score)
+                _report.gather(rows.setdefault(row, {}), scores)
         print(f"\n{name}: {options.seeds} seeds, {epochs} epochs for each net of the ensemble")
         _print_table(rows)
     return found
@@ -58,9 +57,7 @@ def _options(arguments):
     parser.add_argument("--epochs", type=count, metavar="N", help="of each net (60; MNIST 10)")
     parser.add_argument("--hidden", type=count, default=256, metavar="N", help="width (256)")
     parser.add_argument("--seeds", type=count, default=5, metavar="N", help="number (5)")
-    parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
-    )
+    _report.add_json(parser)
     return parser.parse_args(arguments)
 
 

@@ -79,9 +79,7 @@ def _options(arguments):
     parser.add_argument("--seeds", type=count, metavar="N", help="number (10; MNIST 3)")
     parser.add_argument("--epochs", type=count, metavar="N", help="number (100; MNIST 20)")
     parser.add_argument("--quick", action="store_true", help="two sets, small nets, few epochs")
-    parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
-    )
+    _report.add_json(parser)
     return parser.parse_args(arguments)
 
 
@@ -165,8 +163,7 @@ def _run(task, saved):
                 judge = functools.partial(_judge, task, net, parts, seed, decay, epochs[name])
                 scores = saved(f"{task.name}, {name}, seed {seed}", judge)
                 for kind in _KINDS:
-                    for column, score in scores[kind].items():
-                        rows[name, kind].setdefault(column, []).append(score)
+                    _report.gather(rows[name, kind], scores[kind])
                 bar.update()
     _print(task, rows, decays, seconds, epochs)
     return {", ".join(row): scores for row, scores in rows.items()}

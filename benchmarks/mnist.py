@@ -149,13 +149,9 @@ def sized(parser, arguments, full, quick):
     for name, value in full.items():
         shown = f"number ({value}; quick {quick[name]})"
         parser.add_argument(f"--{name}", type=count, metavar="N", help=shown)
-    parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="save the figures, and continue from them"
-    )
+    _report.add_json(parser)
     options = parser.parse_args(arguments)
-    for name, value in (quick if options.quick else full).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    _report.fill(options, quick if options.quick else full)
     if not options.quick:
         check_data(parser, options)
     return options, read(options.data) if options.data else small()

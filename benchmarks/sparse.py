@@ -120,8 +120,7 @@ def main(arguments=None):
     for seed in range(options.seeds):
         for name, rows in found.items():
             learn = functools.partial(_figures, name, train, test, options, seed)
-            for row, figure in saved(f"{name}, seed {seed}", learn).items():
-                rows.setdefault(row, []).append(figure)
+            _report.gather(rows, saved(f"{name}, seed {seed}", learn))
     _print_table(found, {} if options.quick else PUBLISHED)
     return found
 

@@ -87,7 +87,7 @@ PUBLISHED = {
 def main(arguments=None):
     """Trains, predicts, prints the scores beside the published ones, and returns the rows."""
     options = _options(arguments)
-    sets = read(options.data, options.sets)
+    sets = _read(options.data, options.sets)
     _report.print_context(_report.context())
     protocol = PROTOCOLS[options.protocol]
     epochs = options.epochs or protocol.epochs
@@ -124,9 +124,7 @@ def _options(arguments):
     parser.add_argument("--splits", type=count, default=20, metavar="N", help="the first N (20)")
     parser.add_argument("--samples", type=count, default=10_000, metavar="N", help="number (10000)")
     parser.add_argument("--epochs", type=count, metavar="N", help="instead of the protocol's")
-    parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="save the rows, and continue from them"
-    )
+    _report.add_json(parser)
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error(
@@ -136,8 +134,8 @@ def _options(arguments):
     return options
 
 
-def read(folder, wanted):
-    """``(X, y)`` of the chosen sets by name, from all npz files of a folder."""
+def sets_of(folder):
+    """``(X, y)`` by name of every set in the npz files of a folder."""
     found = {}
     for file in sorted(folder.glob("*.npz")):
         with np.load(file) as arrays:
@@ -146,6 +144,12 @@ def read(folder, wanted):
                 if part == "X" and f"{name}/y" in arrays.files:
                     x = np.asarray(arrays[entry], np.float64)
                     found[name] = x, np.asarray(arrays[f"{name}/y"], np.float64).reshape(-1)
+    return found
+
+
+def _read(folder, wanted):
+    """The chosen sets of a folder."""
+    found = sets_of(folder)
     if not found:
         raise SystemExit(f"--data: expected npz files with <set>/X and <set>/y, got {folder}")
     if wanted is None:
