@@ -138,6 +138,8 @@ def _decided(key: Any, counter: Any, backend: str) -> Any:
 
 def _compared(keep: jax.Array, plane: jax.Array, bit: Any) -> jax.Array:
     """What is still at least the threshold, after a plane that is more significant."""
+    if isinstance(bit, np.generic):
+        return keep & plane if bit else keep | plane
     return keep & plane | ~bit & (keep | plane)
 
 
@@ -275,13 +277,14 @@ def _limit_words(odds: Odds, count: int, layout: Layout) -> tuple[Callable[[Any]
 
     Returns:
         A function of i that gives bit 31 - i of the threshold, for i below ``count``; and the
-        words that are 1 where everything is dropped.
+        words that are 1 where everything is dropped. A bit is a NumPy value if threshold and i are.
     """
     limit, everything = odds.limit, odds.everything
     if limit.ndim == 0:
         ones = np.uint32(0xFFFFFFFF)
-        spread = lambda bit: (bit.astype(jnp.uint32) & np.uint32(1)) * ones  # noqa: E731
-        bit_of = lambda i: spread(limit >> (np.uint32(31) - jnp.asarray(i, jnp.uint32)))  # noqa: E731
+        spread = lambda bit: (bit.astype(np.uint32) & np.uint32(1)) * ones  # noqa: E731
+        place = lambda i: np.uint32(i) if isinstance(i, int) else i.astype(np.uint32)  # noqa: E731
+        bit_of = lambda i: spread(limit >> (np.uint32(31) - place(i)))  # noqa: E731
         return bit_of, spread(everything)
     # A threshold leaves the lowest bits free: bit 0 says that everything is dropped.
     values = limit | everything.astype(jnp.uint32)
