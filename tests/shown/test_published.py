@@ -27,6 +27,9 @@ from benchmarks import (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def loose():
     """Optax promotes dtypes and ranks silently; each epoch folds its number into one key."""
@@ -96,13 +99,7 @@ def test_scores_are_those_of_the_samples():
     np.testing.assert_allclose(likelihood, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "protocol",
-    [
-        "icml",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "concrete", "inject")),
-    ],
-)
+@pytest.mark.parametrize("protocol", ["icml", "grid", "concrete", "inject"])
 def test_uci_runs_on_known_and_unknown_sets(capsys, tmp_path, protocol):
     write_sets(tmp_path)
     options = ["--splits", "2", "--samples", "20", "--epochs", "20", "--protocol", protocol]
@@ -150,7 +147,6 @@ def write_digits(folder):
     np.savez(folder / "mnist.npz", **parts)
 
 
-@pytest.mark.slow
 def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path):
     write_digits(tmp_path)
     options = ["--epochs", "8", "--hidden", "32", "--layers", "1", "--repeats", "2"]
@@ -164,7 +160,6 @@ def test_mnist_runs_and_its_curve_falls_towards_weight_scaling(capsys, tmp_path)
     assert max(map(len, (line for line in printed if "picture:" not in line))) <= 80
 
 
-@pytest.mark.slow
 def test_thinned_layers_learn_beside_the_others(capsys, tmp_path):
     write_digits(tmp_path)
     options = ["--epochs", "8", "--batch", "128", "--hidden", "64", "--layers", "2"]
@@ -176,7 +171,6 @@ def test_thinned_layers_learn_beside_the_others(capsys, tmp_path):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-@pytest.mark.slow
 def test_an_ensemble_is_compared_and_goes_on_from_its_file(capsys, tmp_path):
     file = tmp_path / "found.json"
     options = ["--epochs", "4", "--hidden", "32", "--json", str(file)]
@@ -193,7 +187,6 @@ def test_an_ensemble_is_compared_and_goes_on_from_its_file(capsys, tmp_path):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-@pytest.mark.slow
 def test_drop_connect_is_compared_and_goes_on_from_its_file(capsys, tmp_path, monkeypatch):
     options = ["--quick", "--epochs", "8", "--passes", "5", "--seeds", "1"]
     options += ["--json", str(tmp_path / "found.json")]
@@ -209,7 +202,6 @@ def test_drop_connect_is_compared_and_goes_on_from_its_file(capsys, tmp_path, mo
         drop_connect.main([*options, "--hidden", "32"])
 
 
-@pytest.mark.slow
 def test_sparse_weights_are_cut_and_learn_all_the_same(capsys, tmp_path, monkeypatch):
     options = ["--quick", "--seeds", "1", "--json", str(tmp_path / "found.json")]
     found = sparse.main(options)
@@ -279,7 +271,6 @@ def test_groups_of_a_batch_have_keys_of_their_own_and_a_penalty_counts():
     assert (pulled - plain > 0.02).all()
 
 
-@pytest.mark.slow
 def test_rivals_of_dropout_get_equal_time_and_go_on_from_their_file(capsys, tmp_path, monkeypatch):
     seconds = {"nothing": 2.0, "weight decay": 2.0, "dropout": 4.0, "dropout and decay": 4.0}
     monkeypatch.setattr(helps, "_time", lambda *_: seconds | {"thinned layers": 1.0})
@@ -306,7 +297,6 @@ def test_rivals_of_dropout_get_equal_time_and_go_on_from_their_file(capsys, tmp_
     assert epochs[0] == "5"
 
 
-@pytest.mark.slow
 def test_stopping_early_keeps_the_lowest_loss_of_the_validation_part():
     task = helps._tasks(helps._options(["--quick"]))[0]._replace(epochs=1)
     learn, watch, test = task.split(0)
@@ -327,7 +317,6 @@ def test_stopping_early_keeps_the_lowest_loss_of_the_validation_part():
     assert taken["one"] == taken["same"] > 0
 
 
-@pytest.mark.slow
 def test_active_learning_asks_for_what_it_doubts_and_compiles_once(capsys, tmp_path):
     programs = active._step._cache_size(), active._doubt._cache_size()
     options = ["--quick", "--pool", "1040", "--json", str(tmp_path / "found.json")]
@@ -413,7 +402,6 @@ def test_a_mixture_of_passes_is_averaged_before_the_logarithm():
     assert np.abs(logs[0] - logs[1]).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_the_language_model_learns_and_goes_on_from_its_checkpoints(capsys, tmp_path):
     options = ["--cells", "24", "--samples", "3", "--layers", "2", "--seed", "1"]
     whole = recurrent.main([*options, "--epochs", "2"])

@@ -4,12 +4,22 @@ The fast run asks every law of one function per family, and every other value of
 The slow run asks the rest, but for what is marked `combination`. A new function needs no line here:
 the laws in `EVERY_FUNCTION` run over it with the fast tests, all others with the slow ones. With
 ``--every-row`` nothing is marked.
+
+How long a test takes decides, too. `seconds.txt` holds what a first run took. To record it again:
+
+    pytest -m "not shown and not combination" --junitxml times.xml
+    python -m tests.support.selection times.xml
 """
 
 import collections
+import pathlib
+import sys
+import xml.etree.ElementTree
 import zlib
 
 import pytest
+
+_TIMES = pathlib.Path(__file__).parent / "seconds.txt"
 
 # Names of rows in `cases`: for each family, one of each table that has it. And models of users.
 FAMILIES = {
@@ -33,64 +43,12 @@ EVERY_FUNCTION = {
 # Files of hundreds of rows that together take a second.
 _CHEAP = {"test_errors", "test_english", "test_order", "test_structure", "test_mc_messages"}
 
-# Files whose laws take seconds per row: they ask these three.
-_FEW = {"dropout", "drop_block", "gaussian"}
-_FEW_IN = {
-    *("test_disable_jit", "test_inputs", "test_moments", "test_transforms"),
-    *("test_laws_batch", "test_laws_sharding"),
+# Seconds of a test on one row, in a run that finds no compiled programs, if they are many.
+SECONDS = {
+    test: float(seconds) for test, seconds in map(str.split, _TIMES.read_text("utf-8").splitlines())
 }
-
-# Files whose other tests take about a second per row: they run on their first.
-ONE_ROW = {
-    *_FEW_IN,
-    *("test_laws_gradient", "test_laws_program", "test_fold_in_axes"),
-    *("test_windows", "test_costs", "test_modules", "test_attention_fn", "test_linen_replace"),
-    *("test_cells", "test_cells_linen", "test_cells_nnx", "test_cells_mc", "test_models_of_others"),
-    *("test_linen", "test_vit", "test_lora", "test_edge_dropout", "test_neftune_noise"),
-    "test_mc_decode",
-    *("test_mc_adapters", "test_mc_attention", "test_mc_batches", "test_mc_classification"),
-    *("test_mc_closures", "test_mc_decide", "test_mc_mesh", "test_mc_options", "test_mc_predict"),
-    *("test_mc_insert", "test_mc_tune"),
-    *("test_mc_own_functions", "test_mc_program", "test_mc_regression", "test_mc_same_program"),
-    *("test_mc_sites", "test_mc_summaries", "test_mc_unreached"),
-    *("test_attention_dropout", "test_dot_product_attention", "test_drop_block", "test_drop_key"),
-    *("test_drop_connect", "test_layer_drop", "test_subset_residual", "test_thinned_mlp"),
-    *("test_token_dropout", "test_word_dropout"),
-    *("test_uncertainty", "test_uncertainty_acquisition", "test_uncertainty_regression"),
-}
-
-# Tests that take three seconds or many more on any row: they leave even that to the slow run.
-SLOW = {
-    # Processes that import JAX, and trainings.
-    "test_two_processes_get_what_one_gets",
-    "test_flax_nnx_is_loaded_by_whoever_uses_it",
-    "test_names_of_the_nnx_floor_arrive_in_every_form",
-    "test_functions_of_models_that_pickle_pickle",
-    "test_more_data_find_a_smaller_rate",
-    "test_a_curriculum_compiles_once_and_learns",
-    "test_nnx_model_switches_and_trains",
-    # Whole models, under options or transforms that the fast run asks of smaller ones.
-    "test_class_token_stays_and_every_token_keeps_its_own_position",
-    "test_operations_of_a_step_fall_as_the_tokens_do",
-    "test_nnx_modules_in_transforms_of_jax_with_a_key_in_the_call",
-    "test_layers_that_a_scan_leaves_alone_are_not_refused",
-    "test_one_sub_network_a_sequence_and_another_for_each_pass",
-    "test_adapters_turn_it_on_and_dropout_of_the_base",
-    "test_options_of_the_rnn_give_what_they_give_without_dropout",
-    "test_an_override_reaches_recurrent_cells_where_they_drop",
-    "test_options_hold_in_predict_and_its_transforms",
-    "test_outputs_of_a_network_agree_to_rounding",
-    "test_summaries_of_a_network_agree",
-    "test_with_a_key_an_example_cuts_do_not_matter",
-    # Derivatives of second order, which differences check.
-    "test_gradients",
-    "test_gradients_of_entropies",
-    "test_second_derivatives_in_blocks_stay_small",
-    # Calls that Hypothesis draws: the fast run asks `test_calls` alone.
-    "test_logits_that_the_reference_drops_are_infinite",
-    "test_noise_is_that_of_the_reference",
-    "test_tokens_that_stay_are_those_of_the_reference",
-}
+_FEW_ROWS = 0.5  # a test that takes longer runs on one row with the fast tests
+_MOST = 1.0  # a test that takes longer leaves even that to the slow run
 
 # Laws over functions and over sizes, dtypes or meshes. The fast and the slow run together ask them
 # of every function and of every size, but not of every pair: those are marked `combination`.
@@ -130,18 +88,22 @@ def mark(items):
 def other_parts(items, number, parts):
     """The slow tests that are not in a part, for 1 <= number <= parts; a part is a fair sample."""
     slow = [item for item in items if item.get_closest_marker("slow")]
-    slow = [item for item in slow if not item.get_closest_marker("shown")]
     return [item for item in slow if zlib.crc32(item.nodeid.encode()) % parts != number - 1]
 
 
 def _fast_rows(file, name, rows):
-    if name in SLOW:
+    seconds = SECONDS.get(f"{file}::{name}", 0.0)
+    if seconds > _MOST:
         return []
+    chosen = _of_each_kind(file, name, rows)
+    return chosen[:1] if seconds > _FEW_ROWS else chosen
+
+
+def _of_each_kind(file, name, rows):
     if name in EVERY_FUNCTION or file in _CHEAP or not hasattr(rows[0], "callspec"):
         return rows
-    wanted = _FEW if file in _FEW_IN else _REPRESENTATIVES
-    laws = [row for row in rows if _names(row) & wanted]
-    return rows[:1] if file in ONE_ROW and not laws else _each_value_once(laws or rows)
+    laws = [row for row in rows if _names(row) & _REPRESENTATIVES]
+    return _each_value_once(laws or rows)
 
 
 def _names(row):
@@ -167,3 +129,20 @@ def _each_value_once(rows, kept=()):
         kept.append(best)
         used.update(values[best])
     return kept
+
+
+def record(reports):
+    """Writes `seconds.txt` anew from reports of runs; what did not run stays as it is."""
+    found = collections.defaultdict(list)
+    for report in reports:
+        for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
+            file, name = case.get("classname").split(".")[-1], case.get("name").split("[")[0]
+            found[f"{file}::{name}"].append(float(case.get("time")))
+    means = {test: sum(times) / len(times) for test, times in found.items()}
+    kept = {test: seconds for test, seconds in (SECONDS | means).items() if seconds > _FEW_ROWS}
+    lines = (f"{test} {seconds:.1f}\n" for test, seconds in sorted(kept.items()))
+    _TIMES.write_text("".join(lines), "utf-8")
+
+
+if __name__ == "__main__":
+    record(sys.argv[1:])
