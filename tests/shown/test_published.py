@@ -26,7 +26,6 @@ from benchmarks import (
     uci,
 )
 
-
 pytestmark = pytest.mark.slow
 
 
