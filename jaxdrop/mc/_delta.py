@@ -185,7 +185,9 @@ def _spread(tapped: _taps.Tapped, key: jax.Array, arrays: Any, chunk_size: int) 
         ]
         return pullback(cotangents)[0]
 
-    variances = jax.lax.map(variance, jnp.arange(total), batch_size=min(chunk_size, total))
+    # Noise is drawn again for each, on purpose; without jit the checker of keys would see it.
+    with jax.debug_key_reuse(False):
+        variances = jax.lax.map(variance, jnp.arange(total), batch_size=min(chunk_size, total))
     return [
         (mean.astype(dtype), variances[start : start + mean.size].astype(dtype).reshape(mean.shape))
         for start, mean in ends

@@ -424,6 +424,7 @@ def test_sites_and_rate_are_those_of_the_function():
     close(both.variance, first.variance + last.variance)
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_a_traced_rate_of_0_or_1_leaves_no_variance(rate):
     out = jax.jit(lambda rate: mc.delta(lambda key, x: dropped(key, x, rate), key(), X))(rate)

@@ -269,6 +269,7 @@ BAD = {
 }
 
 
+@pytest.mark.usefixtures("jitted")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_summaries_are_refused(case):
     call, kind, match = BAD[case]
