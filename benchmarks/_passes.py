@@ -87,7 +87,8 @@ def passes(budget):
 def _from_files(effort):
     found = []
     if (effort.data / "mnist.npz").is_file():
-        found.append((nets.MNIST, *nets.mnist_digits(effort.data), -(-effort.epochs // 10)))
+        digits, epochs = nets.mnist_digits(effort.data), -(-effort.epochs // 10)
+        found += [(case, *digits, epochs) for case in nets.MNIST]
     if (energy := nets.energy(effort.data)) is not None:
         found.append((nets.ENERGY, *energy, 10 * effort.epochs))
     if not found:

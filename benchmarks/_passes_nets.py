@@ -114,7 +114,12 @@ DIGITS = (
     Case("transformer, rate 0.1", Transformer(0.1), 1.0),
     Case("LSTM, rate 0.25", Recurrent(0.25), 1.0),
 )
-MNIST = Case("MNIST 784-256x2-10, rate 0.5", Dense(2, 0.5, 256), 2.5)
+MNIST = (
+    Case("MNIST 784-256-10, rate 0.1", Dense(1, 0.1, 256), 8.0),
+    Case("MNIST 784-256x2-10, rate 0.1", Dense(2, 0.1, 256), 4.5),
+    Case("MNIST 784-256x4-10, rate 0.1", Dense(4, 0.1, 256), 2.5),
+    Case("MNIST 784-256x2-10, rate 0.5", Dense(2, 0.5, 256), 2.5),
+)
 ENERGY = Case("energy 8-50-1, rate 0.05", Dense(1, 0.05, 50, 1), 1.0, classes=False)
 
 

@@ -19,7 +19,8 @@ _PAGES = sorted(_DOCS.rglob("*.md"))
 _READMES = _ROOT / "README.md", _ROOT / "README.zh.md"
 # Packages that jaxdrop does not need and that a page may show.
 _OTHERS = {
-    *("attnax", "equinox", "grain", "haiku", "jraph", "optax", "orbax", "tensorflow", "torch")
+    *("attnax", "equinox", "grain", "haiku", "jraph"),
+    *("mapie", "optax", "orbax", "tensorflow", "torch"),
 }
 _FLOORS = ("masks", "functional", "linen", "nnx", "mc", "uncertainty", "plots")
 
@@ -68,7 +69,8 @@ def _as_others_are_used(others):
 
 
 def test_a_block_that_may_be_left_out_is_seen():
-    recipes = "".join(blocks(_DOCS / "recipes.md", "python"))
+    pages = _DOCS / "recipes.md", _DOCS / "mc_recipes.md"
+    recipes = "".join(code for page in pages for code in blocks(page, "python"))
     assert imported(recipes) >= _OTHERS
     assert imported("import a.b as c\nfrom d.e import f") == {"a", "d"}
 
