@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -227,7 +228,7 @@ def _update_blocks(state: Welford, samples: Any, size: int) -> tuple[Welford | N
         return None, None
     samples = jax.tree.map(lambda x, sum_: x.astype(sum_.dtype), samples, part)
     if size >= whole:
-        means = jax.tree.map(lambda x: x.reshape(-1, whole, *x.shape[1:]).mean(1), samples)
+        means = jax.tree.map(lambda x: _block_means(x, size // whole), samples)
         return update_welford(blocks, means), part
     part = jax.tree.map(lambda sum_, x: sum_ + x.sum(0), part, samples)
     is_whole = (state.count + size) % whole == 0
@@ -235,6 +236,20 @@ def _update_blocks(state: Welford, samples: Any, size: int) -> tuple[Welford | N
     after = update_welford(blocks, means)
     blocks = jax.tree.map(lambda new, old: jnp.where(is_whole, new, old), after, blocks)
     return blocks, jax.tree.map(lambda sum_: jnp.where(is_whole, 0, sum_), part)
+
+
+def _block_means(samples: jax.Array, number: int) -> jax.Array:
+    """The mean of each of ``number`` blocks of samples; devices exchange nothing but these."""
+    size = len(samples) // number
+    sharding = jax.typeof(samples).sharding
+    names = sharding.spec[0] if sharding.spec else None
+    names = names if isinstance(names, tuple) else (names,) if names else ()
+    if number % math.prod(sharding.mesh.shape[name] for name in names) == 0:
+        return samples.reshape(number, size, *samples.shape[1:]).mean(1)
+    # On an Explicit mesh JAX does not split an axis whose parts end within a block.
+    block = (jnp.arange(len(samples)) // size).reshape(-1, *(1,) * (samples.ndim - 1))
+    sums = [jnp.where(block == i, samples, jnp.zeros_like(samples)).sum(0) for i in range(number)]
+    return jnp.stack(sums) / jnp.asarray(size, samples.dtype)
 
 
 def variance(state: Welford) -> Any:

@@ -91,6 +91,15 @@ def test_summaries_of_a_network_agree(framework, kind):
         assert_close(predict(fn, sharded, "all", sample_axis="sample"), expected)
 
 
+@pytest.mark.parametrize("num_samples", [16, 24, 32])
+def test_fewer_blocks_than_devices_have_means_too(num_samples):
+    options = {"num_samples": num_samples, "summary": mc.moments(), "balanced": True}
+    expected = mc.predict(dropout_alone(), key(), models.inputs(), **options)
+    with jax.set_mesh(mesh("Explicit", (8,), ("sample",))):
+        out = mc.predict(dropout_alone(), key(), models.inputs(), **options, sample_axis="sample")
+    assert_close(out, expected)
+
+
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_mesh_comes_from_the_arguments_where_none_is_set(kind):
     place = NamedSharding(mesh(kind), jax.P("data"))
