@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _pytrees
 from jaxdrop.uncertainty import _internal as uncertainty
 
@@ -241,10 +241,7 @@ def _update_blocks(state: Welford, samples: Any, size: int) -> tuple[Welford | N
 def _block_means(samples: jax.Array, number: int) -> jax.Array:
     """The mean of each of ``number`` blocks of samples; devices exchange nothing but these."""
     size = len(samples) // number
-    sharding = jax.typeof(samples).sharding
-    names = sharding.spec[0] if sharding.spec else None
-    names = names if isinstance(names, tuple) else (names,) if names else ()
-    if number % math.prod(sharding.mesh.shape[name] for name in names) == 0:
+    if number % masks.devices_along(jax.typeof(samples).sharding, 0) == 0:
         return samples.reshape(number, size, *samples.shape[1:]).mean(1)
     # On an Explicit mesh JAX does not split an axis whose parts end within a block.
     block = (jnp.arange(len(samples)) // size).reshape(-1, *(1,) * (samples.ndim - 1))
