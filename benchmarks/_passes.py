@@ -15,6 +15,7 @@ from benchmarks._timing import paired
 from jaxdrop import mc
 
 _TOLERANCE, _MOST, _BATCH = 0.01, 4096, 50
+_LOOSE = 0.02  # tolerance of what is repeated
 _SKEWED = 0.05  # probabilities below it have errors that are far from normal
 _OTHERS = 0.97  # target of what is not a mean: balanced passes should not harm it
 # To a tolerance: whether passes are balanced, and what stops when it has reached it.
@@ -81,6 +82,7 @@ def passes(budget):
             x = least_certain(case, fn, inputs, effort.rows)
             yield from _errors(case, fn, x, effort)
             yield from _until_tolerance(case, fn, inputs, effort)
+            yield from _as_claimed(case, fn, x, effort)
             yield from _times(case, fn, inputs, budget)
 
 
@@ -227,6 +229,35 @@ def _until_tolerance(case, fn, inputs, effort):
     section = f"for errors of {_TOLERANCE}"
     title = f"{case.name}, batches of {size}"
     yield from rows_of(section, title, needed, "passes", "fixed number")
+
+
+def _as_claimed(case, fn, x, effort):
+    """How far means are from the truth if a tolerance says when to stop."""
+    true, share, worst = truth(case, fn, x, effort).mean, {}, {}
+    for name, balanced, stop in _WAYS:
+        means = [
+            mc.predict_batches(
+                fn,
+                key,
+                [x],
+                summary=mc.moments(),
+                output=case.output,
+                progress=False,
+                balanced=balanced,
+                tolerance=_LOOSE,
+                max_samples=_MOST,
+                chunk_size=16,
+                stop=stop,
+            ).result.mean
+            for key in jax.random.split(jax.random.key(7), effort.repetitions)
+        ]
+        squares = np.square(np.float64(means) - true)
+        share[name] = 100 * float((squares <= (2 * _LOOSE) ** 2).mean())
+        worst[name] = float(np.sqrt(squares.mean(0).max())) / _LOOSE
+    title = f"{case.name}, tolerance {_LOOSE}"
+    yield from rows_of("within two tolerances", title, share, "%", "independent")
+    section = "root mean square error of the worst output"
+    yield from rows_of(section, title, worst, "tolerances", "independent")
 
 
 def _times(case, fn, inputs, budget):

@@ -133,6 +133,26 @@ _BAD = {
         ValueError,
         r"one PRNG key, got a batch of shape \(2,\); .*vmap",
     ),
+    "key in the place of x": (
+        lambda: jaxdrop.dropout(_X, _key(), 0.5),
+        TypeError,
+        "x: expected a floating .*, got a PRNG key; the key comes first",
+    ),
+    "legacy key in the place of x": (
+        lambda: jaxdrop.dropout(_key(), _LEGACY, 0.5),
+        TypeError,
+        "x: expected a floating .*, got a PRNG key; the key comes first",
+    ),
+    "legacy key in the place of the rate": (
+        lambda: jaxdrop.dropout(_key(), _X, _LEGACY),
+        TypeError,
+        "rate: expected a real number .*, got a PRNG key; the key comes first",
+    ),
+    "legacy key in the place of a state": (
+        lambda: jaxdrop.zoneout(_X, _LEGACY, _X, 0.5),
+        TypeError,
+        "h_old: expected what follows the key, got a PRNG key; the key comes first",
+    ),
     "flag None": (
         lambda: _dropout(deterministic=None),
         TypeError,

@@ -2,7 +2,8 @@
 
     python -m tests.mutation.chosen
 
-Those that are likeliest to fail, and quickest, come first; the run ends with the first failure.
+Those that are likeliest to fail, and quickest, come first; the run ends with the first failure. The
+slow tests are asked last, and only those of the files that are meant to see it.
 """
 
 import pathlib
@@ -15,6 +16,7 @@ _MASKS = ("test_masks", "test_laws", "test_laws_batch", "test_laws_program", "te
 _FUNCTIONS = ("test_laws", "test_errors", "test_laws_program")
 _NOISE = ("test_gaussian", "test_laws_noise", "test_errors")
 _ATTENTION = ("test_dot_product_attention", "test_drop_key", "test_errors")
+_FOLDERS = {"masks": ("laws",), "functional": ("laws", "variants"), "mc": ("mc",)}
 # Files that have no test of their own name, or whose functions are not in the table of the laws.
 _TESTS = {
     "__init__.py": _ATTENTION,
@@ -48,26 +50,43 @@ _TESTS = {
     "_noise.py": (*_NOISE, "test_token_dropout", "test_subset_residual", "test_thinned_mlp"),
     "_drop_block_seeds.py": ("test_drop_block", "test_laws", "test_laws_sharding"),
     "_pairs.py": ("test_edge_dropout", "test_laws", "test_laws_sharding"),
+    "_balanced.py": ("test_balanced", "test_mc_balanced"),
+    "_taps.py": ("test_mc_delta",),
+    "_adaptive.py": ("test_mc_balanced", "test_mc_batches"),
+    "_summary.py": ("test_mc_summaries", "test_mc_balanced", "test_mc_mesh"),
+    "_passes.py": ("test_mc_balanced", "test_mc_predict"),
+    "_jaxpr.py": ("test_mc_program", "test_mc_sites"),
+    "_model_fn.py": ("test_mc_decide", "test_mc_own_functions"),
+    "_checks.py": ("test_errors", "test_inputs"),
     "_sharding.py": ("test_laws_sharding", "test_drop_block", "test_windows"),
     "_slice.py": ("test_windows", "test_dot_product_attention"),
 }
 
 
 def tests_for(path):
-    """The files of tests for a file of the package, as paths, those to run first at the front."""
-    name, tests = pathlib.PurePath(path).name, pathlib.Path(__file__).parents[1]
-    own = f"test{name.removesuffix('.py')}"
-    default = _MASKS if "/masks/" in path else (own, *_FUNCTIONS)
-    wanted = _TESTS.get(name, default)
-    return [str(file) for test in wanted for file in tests.rglob(f"{test}.py")]
+    """The files of tests for a file of the package, as paths: those meant for it, and others."""
+    file, tests = pathlib.PurePath(path), pathlib.Path(__file__).parents[1]
+    package, own = file.parts[1], file.stem
+    defaults = {
+        "masks": _MASKS,
+        "functional": (f"test{own}", *_FUNCTIONS),
+        "mc": (f"test_mc{own}", "test_mc_adapters"),
+    }
+    wanted = _TESTS.get(file.name, defaults[package])
+    files = [path for test in wanted for path in tests.rglob(f"{test}.py")]
+    rest = [path for folder in _FOLDERS[package] for path in (tests / folder).rglob("test_*.py")]
+    return [str(path) for path in files], [str(path) for path in sorted({*rest} - {*files})]
 
 
 def main():
     changed = subprocess.run(
         ["git", "diff", "--name-only", "jaxdrop"], check=True, capture_output=True, text=True
     ).stdout.split()
-    files = tests_for(changed[0]) if changed else []
-    return pytest.main(["-x", "-q", "--numprocesses=0", "--every-row", *files]) if files else 0
+    if not changed:
+        return pytest.ExitCode.OK
+    own, others = tests_for(changed[0])
+    failed = pytest.main(["-x", "-q", "--numprocesses=0", *own, *others])
+    return failed or pytest.main(["-x", "-q", "--numprocesses=0", "--every-row", *own])
 
 
 if __name__ == "__main__":
