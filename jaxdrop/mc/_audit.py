@@ -22,6 +22,10 @@ jaxdrop.linen or jaxdrop.nnx. A model that was trained without one gets dropout
 from the adapter: from_linen(model, variables, insert={"*Dense_*": 0.1}).
 A model that drops by a function and a key takes the key as an argument."""
 
+_OTHERS = """
+Sites are layers of a Flax model behind from_linen or from_nnx. What another
+function drops is not listed, and its passes differ all the same."""
+
 
 class Audit(NamedTuple):
     """The dropout sites of a function; printed as a table.
@@ -56,7 +60,7 @@ class Audit(NamedTuple):
         for sentence in self.unreached:
             verdict += "\n" + textwrap.fill(f"Not reached: {sentence}.", _COLUMNS)
         if not self.sites:
-            remedy = "" if self.depends_on_key else _REMEDY
+            remedy = _OTHERS if self.depends_on_key else _REMEDY
             return f"no dropout site was found\n{verdict}{remedy}"
         rows = [("path", "kind", "rate", "shape", "")]
         for site in self.sites:

@@ -18,6 +18,7 @@ from jaxdrop.mc._summary import Summary
 
 _FLAX_NAME = re.compile(r"^[A-Z]\w*_\d+$")  # a module that Flax has named, not a collection
 _PICK = "output=lambda out: out['logits']"
+_SUMMARIES = "classification", "moments", "quantiles", "regression", "samples"
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +88,8 @@ def check_summary(summary: Any) -> Summary:
     if isinstance(summary, Summary):
         return summary
     name = getattr(summary, "__name__", summary)
-    remedy = f"call it: summary={name}()" if callable(summary) else "write summary=moments()"
+    called = f"summary=mc.{name if callable(summary) or name in _SUMMARIES else 'moments'}()"
+    remedy = f"call it: {called}" if callable(summary) else f"write {called}"
     raise TypeError(f"summary: expected a Summary, got {summary!r}; {remedy}")
 
 

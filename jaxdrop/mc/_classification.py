@@ -120,8 +120,8 @@ def _init(sample: Any, num_samples: int | None, *, binary: bool, block_size: int
     if not hasattr(sample, "shape") or not (sample.shape or binary):
         raise ValueError(
             "classification: expected a function that returns one array of shape (..., C), got "
-            f"{jax.tree.map(lambda leaf: leaf.shape, sample)}; wrap it in a lambda that picks "
-            "the logits"
+            f"{jax.tree.map(lambda leaf: leaf.shape, sample)}; pick the logits, as in "
+            "output=lambda out: out['logits']"
         )
     if not binary and sample.shape[-1] < 2:
         raise ValueError(

@@ -157,7 +157,7 @@ def planned(
             "samples() or quantiles(); write num_samples=100 instead of a tolerance"
         )
     tolerance = masks.check_real(
-        tolerance, "tolerance", _TOLERANCES, "(0, inf)", "tolerances", "0.01 is usual"
+        tolerance, "tolerance", _TOLERANCES, "(0, inf)", "a number", "0.01 is usual"
     )
     return summary, counts, jnp.asarray(tolerance, jnp.float32)
 

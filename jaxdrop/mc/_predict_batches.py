@@ -252,7 +252,7 @@ def _arguments(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
 @contextlib.contextmanager
 def _hints(fn: Any, key: jax.Array, args: Any, batch: Any) -> Generator[None]:
     """Inside, an error of a function that does not take a batch as it is names ``inputs``."""
-    kinds = (TypeError, ValueError, AttributeError)
+    kinds = (TypeError, ValueError, AttributeError, LookupError)
     try:
         yield
     except kinds as error:

@@ -390,6 +390,15 @@ def test_masks_are_equal_if_the_same_entries_survive_with_the_same_probability()
         hash(mask)
 
 
+@pytest.mark.parametrize("shape", [(40, 64), (3, 5, 7), (2, 33), (9, 5, 96)], ids=str)
+def test_the_product_of_a_tpu_unpacks_like_the_index(shape):
+    """Its matrix unit is not here, but the integers are the same on a CPU."""
+    keep = jax.random.bernoulli(key(), 0.3, shape)
+    layout = _layout.Layout(shape, len(shape) - 1, len(shape))
+    words = _layout.pack(keep, layout)
+    assert_same_bits(_layout._unpack_by_product(words, layout), keep)
+
+
 # More than an int32 counts.
 
 

@@ -185,6 +185,7 @@ def test_plain_function_has_no_site_but_depends():
     report = mc.audit(lambda key, x: x + jax.random.normal(key, x.shape), key(), X)
     assert report[:2] == ((), True)
     assert "no dropout site was found" in str(report)
+    assert "its passes differ all the same" in str(report)
 
 
 class Deep(nn.Module):

@@ -86,17 +86,22 @@ _SLIPS = {
     "summary not called": (
         lambda: predict(summary=mc.classification),
         TypeError,
-        r"summary: expected a Summary, got <function .*; call it: summary=classification\(\)",
+        r"summary: expected a Summary, got <function .*; call it: summary=mc.classification\(\)",
     ),
     "summary by name": (
-        lambda: predict(summary="moments"),
+        lambda: predict(summary="classification"),
         TypeError,
-        r"summary: expected a Summary, got 'moments'; write summary=moments\(\)",
+        r"summary: expected a Summary, got 'classification'; write summary=mc.classification\(\)",
+    ),
+    "summary by another name": (
+        lambda: predict(summary="mean"),
+        TypeError,
+        r"summary: expected a Summary, got 'mean'; write summary=mc.moments\(\)",
     ),
     "summary of batches": (
         lambda: batches(X, summary=mc.moments),
         TypeError,
-        r"call it: summary=moments\(\)",
+        r"call it: summary=mc.moments\(\)",
     ),
     "no examples": (
         lambda: predict(drop, X[:0]),
@@ -156,6 +161,11 @@ _SLIPS = {
     ),
     "a dict": (
         lambda: batches({"x": X, "y": jnp.zeros(3)}),
+        TypeError,
+        r"(?s)batches: expected what fn takes, got a dict.* inputs=lambda batch: batch\['x'\]",
+    ),
+    "a dict, asked by a number": (
+        lambda: batches({"x": X}, fn=lambda key, batch: drop(key, batch[0])),
         TypeError,
         r"(?s)batches: expected what fn takes, got a dict.* inputs=lambda batch: batch\['x'\]",
     ),

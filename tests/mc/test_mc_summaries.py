@@ -346,7 +346,7 @@ def test_a_summary_is_three_functions():
             mc.classification,
             lambda key: {"logits": jax.random.normal(key, (3,))},
             ValueError,
-            "picks the logits",
+            r"pick the logits, as in output=lambda out: out\['logits'\]",
         ),
         (
             mc.classification,

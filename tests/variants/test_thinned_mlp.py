@@ -399,6 +399,11 @@ FIRST = layers_of(5, 8)[0]
         ),
         ({"layers": [FIRST, (FIRST, FIRST)]}, TypeError, r"layers\[1\]: expected one layer"),
         ({"num_groups": 3}, ValueError, r"num_groups: .*got 3 for x of shape \(4, 5\)"),
+        (
+            {"num_groups": 5, "x": data((5,))},
+            ValueError,
+            r"num_groups: .*got 5 for x of shape \(5,\)",
+        ),
         ({"num_groups": 0}, ValueError, "num_groups: expected at least 1"),
         ({"x": jnp.ones((4, 5), int)}, TypeError, "x: expected"),
         ({"key": 3}, TypeError, "key: expected one PRNG key"),
