@@ -151,7 +151,7 @@ def _draw(file, width):
         title=f"{width // 2}-{2 * width}-{width // 2}, batch {width}",
     )
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=240)  # two pixels for each of a page's
 
 
 class _Rounds(NamedTuple):

@@ -54,6 +54,16 @@ def _reference(line):
     return "\n".join(["| name | what it is |", "| --- | --- |", *rows, "", line[0], options])
 
 
+def on_page_content(html, **_):
+    """Lets long names in tables break on a phone: after ``_`` and ``.``, and before a capital."""
+    return re.sub(r"<td[ >].*?</td>", _breakable, html, flags=re.DOTALL)
+
+
+def _breakable(cell):
+    places = r"(?<=[_.])(?=[^\W\d])|(?<=[a-z])(?=[A-Z])"
+    return re.sub(r"<code>[^<]*", lambda code: re.sub(places, "<wbr>", code[0]), cell[0])
+
+
 def _first_sentence(markdown):
     """Of the first paragraph of a page, as plain text."""
     for paragraph in markdown.split("\n\n"):

@@ -26,7 +26,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
     """Markdown of a notebook, and its pictures as bytes by their names."""
-    parts: list[str] = []
+    parts = ["---\nhide: [toc]\n---"]  # wide, because its code and tables are
     pictures: dict[str, bytes] = {}
     heading = ""
     for cell in notebook["cells"]:

@@ -25,6 +25,7 @@ _RATE = 0.25
 _NUMBERS = (16, 32, 64, 128, 256, 512)  # of passes
 _BLUE, _GREY = "#0072B2", "#9A9A9A"
 _DPI = 200  # about two pixels for each of a page's
+_SIZE = 15  # points, on the first page's picture: 9 pixels and more if a phone is 390 pixels wide
 _AXES = {  # what runs down and what runs across each mask
     "elements": [("examples", "features")] * 2,
     "structured": [("height", "width")] * 2 + [("examples", "channels")] * 2,
@@ -148,12 +149,13 @@ def copies(library="forward: float32 4096x4096, rate 0.1"):
 
 def front():
     """What the first page shows: what dropout costs, what it drops, and how sure a model is."""
-    figure, (empty,) = plots.figure(1, width=7.2, height=2.5)
+    figure, (empty,) = plots.figure(1, width=7.6, height=4.8)
     empty.remove()
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(2.3, 2.2, 2.5))
-    _draw_cost(left.subplots())
-    _draw_variants(middle.subplots(2, 2).ravel())
-    _draw_doubt(right.subplots())
+    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.2))
+    left, right = above.subplots(1, 2, width_ratios=(1, 1.2))
+    _draw_cost(left)
+    _draw_doubt(right)
+    _draw_variants(below.subplots(1, 4))
     return figure
 
 
@@ -163,12 +165,12 @@ def _draw_cost(ax):
     names["keras"] = "Keras"
     values = [times[name] for name in names]
     bars = ax.barh(list(names.values()), values, color=[_BLUE, *[_GREY] * 4], height=0.65)
-    ax.bar_label(bars, [f" {value:.1f}" for value in values], fontsize=9)
+    ax.bar_label(bars, [f" {value:.1f}" for value in values], fontsize=_SIZE)
     ax.invert_yaxis()
     ax.spines[["top", "right", "bottom"]].set_visible(False)
-    ax.set(xticks=[], xlim=(0, 11))
-    ax.tick_params(axis="y", length=0, labelsize=9)
-    ax.set_title("Time on a CPU,\nin copies of the array", fontsize=9.5)
+    ax.set(xticks=[], xlim=(0, 1.3 * max(values)))
+    ax.tick_params(axis="y", length=0, labelsize=_SIZE)
+    ax.set_title("Time on a CPU,\nin copies of the array", fontsize=_SIZE)
 
 
 def _photograph(size):
@@ -196,7 +198,7 @@ def _draw_variants(places):
         empty = 0.0 if name == "spatial_dropout" else jnp.array(_rgb(_BLUE))
         ax.imshow(grid if keep is None else jnp.where(keep, photo, empty))
         ax.set(xticks=[], yticks=[])
-        ax.set_title(name, fontsize=8, pad=2)
+        ax.set_title(name, fontsize=_SIZE, pad=3)
 
 
 def _rgb(colour):
@@ -210,10 +212,11 @@ def _draw_doubt(ax):
     parts = {"model and noise": out.total, "model alone": out.epistemic}
     bands = {name: 2 * jnp.sqrt(part)[:, 0] for name, part in parts.items()}
     plots.predictive_bands(ax, line[:, 0], out.mean[:, 0], bands, data=(x[:, 0], y[:, 0]))
-    ax.set(xlabel="", ylabel="", xticks=[], yticks=[], ylim=(-4.4, 3), xlim=(-4, 3.7))
-    ax.set_title("How sure is the network?\n± 2 deviations", fontsize=9.5)
+    ax.set(xlabel="", ylabel="", xticks=[], yticks=[], ylim=(-6.8, 3), xlim=(-4, 3.7))
+    ax.set_title("How sure is the network?\n± 2 deviations", fontsize=_SIZE)
     shown = [part for part in zip(*ax.get_legend_handles_labels()) if part[1] in bands]
-    ax.legend(*zip(*shown), loc="lower right", handlelength=1, fontsize=8, framealpha=1)
+    compact = {"frameon": False, "labelspacing": 0.2, "handlelength": 1, "handletextpad": 0.5}
+    ax.legend(*zip(*shown), loc="lower right", fontsize=_SIZE, **compact)
 
 
 def _fitted():
@@ -242,13 +245,18 @@ def _fitted():
 
 
 def gallery(draw, number):
-    """The masks that a function above samples, side by side, with words on their axes."""
+    """The masks that a function above samples, two or three in a row, with words on their axes."""
     masks = draw(iter(list(jax.random.split(jax.random.key(number), 8))))
-    figure, axes = plots.figure(len(masks), width=2.1, height=2.3)
+    rows = 2 if len(masks) == 4 else 1  # four in a row are too small on a phone
+    columns = len(masks) // rows
+    figure, (empty,) = plots.figure(1, width=2.1 * columns, height=2.3 * rows)
+    empty.remove()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     plots.mask_gallery(axes, masks)
     for ax, (down, across) in zip(axes, _AXES[draw.__name__]):
         ax.set(ylabel=down, xlabel=f"{across}\n{ax.get_xlabel()}")
-        ax.title.set_fontsize(10)
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+            text.set_fontsize(12)
     return figure
 
 

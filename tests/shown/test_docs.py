@@ -128,6 +128,15 @@ def test_a_page_of_the_reference_opens_with_a_table_of_its_names(hooks, floor):
         assert rows[0] in ("dropout", "predict", "Dropout")
 
 
+def test_long_names_may_break_in_tables_alone(hooks):
+    row = "<td>a <code>jaxdrop.drop_path</code></td><td><code>DropPath(x=1.5)</code></td>"
+    broken = hooks.on_page_content(f"{row}<p><code>drop_path</code></p>")
+    assert re.findall(r"<code>(.*?)</code>", broken) == [
+        "jaxdrop.<wbr>drop_<wbr>path", "Drop<wbr>Path(x=1.5)", "drop_path"
+    ]  # fmt: skip
+    assert broken.replace("<wbr>", "") == f"{row}<p><code>drop_path</code></p>"
+
+
 def test_the_design_page_names_what_exists():
     """Paths from the root, and tests by their names."""
     page = (_DOCS / "design.md").read_text("utf-8")
