@@ -40,7 +40,13 @@ def _listen(page):
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("requestfailed", lambda request: said.append(f"{request.failure} {request.url}"))
+
+    def failed(request):
+        # The browser stops what a page still loads when it leaves the page.
+        if request.failure != "net::ERR_ABORTED":
+            said.append(f"{request.failure} {request.url}")
+
+    page.on("requestfailed", failed)
 
     def answered(answer):
         if answer.status >= 400:
