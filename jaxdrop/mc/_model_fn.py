@@ -99,6 +99,8 @@ def from_linen(
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
+        ``fn.with_rate(rate)`` is the same function with another ``rate``: a number, which may be
+        traced, a dict of rates by patterns, or None.
 
     Raises:
         TypeError: ``model`` is not an unbound linen module, ``variables`` is not a dict, ``sites``
@@ -170,6 +172,8 @@ def from_nnx(
 
     Returns:
         A function of a PRNG key and the arguments of the model, which returns the model's output.
+        ``fn.with_rate(rate)`` is the same function with another ``rate``: a number, which may be
+        traced, a dict of rates by patterns, or None.
 
     Raises:
         TypeError: ``model`` is not an nnx.Module; else as for `from_linen`.

@@ -45,9 +45,9 @@ def predict(
     argument or ``sites`` holds a function of your own. It then does not see changes to what the
     methods of a model's class read from outside, nor, as anywhere in JAX, to what a function that
     is jitted inside has closed over. Under ``jax.grad`` or ``jax.vmap`` wrap the call in
-    ``jax.jit``, because a function of your own is otherwise compiled at each call, as is one that
-    calls back to a Python function without a module-level name. Under ``jax.disable_jit`` the
-    passes run step by step.
+    ``jax.jit``. Otherwise two kinds of functions are compiled at each call: a function of your
+    own, and one that calls back to a Python function that is not defined by name at the top of a
+    module, such as a lambda. Under ``jax.disable_jit`` the passes run step by step.
 
     Args:
         fn: function of a PRNG key and more arguments, from `from_linen`, `from_nnx` or of your
