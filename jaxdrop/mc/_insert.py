@@ -49,12 +49,13 @@ class Called:
         unused = [layers for n, (layers, _) in enumerate(insertions) if n not in self.used]
         if unused:
             named = [f"{path!r} ({kind})" for path, kind in self.paths.items()]
+            example = max(self.paths, key=len, default="*Dense_*")
             more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
             raise ValueError(
                 "insert: expected names of layers that the model calls, got "
                 f"{', '.join(map(_shown, unused))}, which names none, or only those that a name "
                 f"before it has; the layers are {', '.join(named[:_SHOWN])}{more}; write for "
-                "example '*Dense_*', where * matches slashes too, or their class"
+                f"example {example!r}, or their class; * matches anything, slashes too"
             )
 
 

@@ -14,7 +14,7 @@ from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 
 LEAST_BLOCKS = 4  # for a standard error
-_ADAPTIVE_BITS = 3  # of a block if passes are added until they suffice
+_ADAPTIVE_BITS = 4  # of a block if passes are added until they suffice
 
 
 class Counts(NamedTuple):

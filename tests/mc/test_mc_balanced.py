@@ -325,7 +325,7 @@ def test_several_summaries_wait_for_the_last():
         (ValueError, "tolerance: ", {"tolerance": -1}),
         (ValueError, "num_samples=100", {"tolerance": 0.1, "summary": mc.samples()}),
         (ValueError, "num_samples=100", {"tolerance": 0.1, "summary": mc.quantiles((0.5,))}),
-        (ValueError, "max_samples: expected at least 32", {"tolerance": 0.1, "max_samples": 31}),
+        (ValueError, "max_samples: expected at least 64", {"tolerance": 0.1, "max_samples": 40}),
         (ValueError, "leave balanced out", {"balanced": True, "summary": mc.quantiles((0.5,))}),
         (TypeError, "balanced: expected True, False or None", {"balanced": 32}),
     ],
