@@ -232,7 +232,7 @@ def _until_tolerance(case, fn, inputs, effort):
 
 
 def _as_claimed(case, fn, x, effort):
-    """How far means are from the truth if a tolerance says when to stop."""
+    """How far means are from the truth if a tolerance says when to stop; errors as root squares."""
     true, share, worst = truth(case, fn, x, effort).mean, {}, {}
     for name, balanced, stop in _WAYS:
         means = [
@@ -256,7 +256,7 @@ def _as_claimed(case, fn, x, effort):
         worst[name] = float(np.sqrt(squares.mean(0).max())) / _LOOSE
     title = f"{case.name}, tolerance {_LOOSE}"
     yield from rows_of("within two tolerances", title, share, "%", "independent")
-    section = "root mean square error of the worst output"
+    section = "error of the worst output"
     yield from rows_of(section, title, worst, "tolerances", "independent")
 
 
