@@ -200,6 +200,12 @@ def _covered(each, true, chosen):
     return 100 * float(inside[:, chosen].mean())
 
 
+def _adaptive(case, fn, key, batches, **way):
+    """As many passes as a tolerance asks for."""
+    options = {"max_samples": _MOST, "chunk_size": 16, "progress": False, **way}
+    return mc.predict_batches(fn, key, batches, output=case.output, **options)
+
+
 def _until_tolerance(case, fn, inputs, effort):
     """Mean numbers of passes; a fixed one has to do for the least certain example of all."""
     size = min(_BATCH, len(inputs))
@@ -213,18 +219,8 @@ def _until_tolerance(case, fn, inputs, effort):
     )
     needed = {"fixed number": float(variance) / _TOLERANCE**2}
     for name, balanced, stop in _WAYS:
-        out = mc.predict_batches(
-            fn,
-            jax.random.key(5),
-            batches,
-            output=case.output,
-            progress=False,
-            balanced=balanced,
-            tolerance=_TOLERANCE,
-            max_samples=_MOST,
-            chunk_size=16,
-            stop=stop,
-        )
+        way = {"balanced": balanced, "stop": stop, "tolerance": _TOLERANCE}
+        out = _adaptive(case, fn, jax.random.key(5), batches, **way)
         needed[name] = float(np.mean(out.num_samples))
     section = f"for errors of {_TOLERANCE}"
     title = f"{case.name}, batches of {size}"
@@ -235,22 +231,9 @@ def _as_claimed(case, fn, x, effort):
     """How far means are from the truth if a tolerance says when to stop; errors as root squares."""
     true, share, worst = truth(case, fn, x, effort).mean, {}, {}
     for name, balanced, stop in _WAYS:
-        means = [
-            mc.predict_batches(
-                fn,
-                key,
-                [x],
-                summary=mc.moments(),
-                output=case.output,
-                progress=False,
-                balanced=balanced,
-                tolerance=_LOOSE,
-                max_samples=_MOST,
-                chunk_size=16,
-                stop=stop,
-            ).result.mean
-            for key in jax.random.split(jax.random.key(7), effort.repetitions)
-        ]
+        way = {"balanced": balanced, "stop": stop, "tolerance": _LOOSE, "summary": mc.moments()}
+        keys = jax.random.split(jax.random.key(7), effort.repetitions)
+        means = [_adaptive(case, fn, key, [x], **way).result.mean for key in keys]
         squares = np.square(np.float64(means) - true)
         share[name] = 100 * float((squares <= (2 * _LOOSE) ** 2).mean())
         worst[name] = float(np.sqrt(squares.mean(0).max())) / _LOOSE
