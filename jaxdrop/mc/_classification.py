@@ -118,10 +118,11 @@ def _classification(
 def _init(sample: Any, num_samples: int | None, *, binary: bool, block_size: int) -> _State:
     del num_samples
     if not hasattr(sample, "shape") or not (sample.shape or binary):
+        pick = "out[0]" if isinstance(sample, tuple) else "out['logits']"
         raise ValueError(
             "classification: expected a function that returns one array of shape (..., C), got "
             f"{jax.tree.map(lambda leaf: leaf.shape, sample)}; pick the logits, as in "
-            "output=lambda out: out['logits']"
+            f"output=lambda out: {pick}"
         )
     if not binary and sample.shape[-1] < 2:
         raise ValueError(

@@ -926,7 +926,7 @@ _BAD = {
             lambda key: (jax.random.normal(key, (3,)),) * 2, _key(), summary=mc.classification()
         ),
         ValueError,
-        r"one array of shape \(..., C\), got .*; wrap",
+        r"one array of shape \(..., C\), got .*; pick .* out\[0\]",
     ),
     "nothing random": (
         lambda: mc.predict(lambda key, x: 2 * x, _key(), _X),
