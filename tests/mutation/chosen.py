@@ -2,8 +2,8 @@
 
     python -m tests.mutation.chosen
 
-Those that are likeliest to fail, and quickest, come first; the run ends with the first failure. The
-slow tests are asked last, and only those of the files that are meant to see it.
+Those that are likeliest to fail, and quickest, come first; the run ends with the first failure.
+Rows that the fast run leaves out are asked last, and only in the files that are meant to see it.
 """
 
 import pathlib
@@ -67,14 +67,12 @@ def tests_for(path):
     """The files of tests for a file of the package, as paths: those meant for it, and others."""
     file, tests = pathlib.PurePath(path), pathlib.Path(__file__).parents[1]
     package, own = file.parts[1], file.stem
-    defaults = {
-        "masks": _MASKS,
-        "functional": (f"test{own}", *_FUNCTIONS),
-        "mc": (f"test_mc{own}", "test_mc_adapters"),
-    }
-    wanted = _TESTS.get(file.name, defaults[package])
+    defaults = {"masks": _MASKS, "mc": (f"test_mc{own}", "test_mc_adapters")}
+    wanted = _TESTS.get(file.name, defaults.get(package, (f"test{own}", *_FUNCTIONS)))
     files = [path for test in wanted for path in tests.rglob(f"{test}.py")]
-    rest = [path for folder in _FOLDERS[package] for path in (tests / folder).rglob("test_*.py")]
+    rest = [
+        path for folder in _FOLDERS.get(package, ()) for path in (tests / folder).rglob("test_*.py")
+    ]
     return [str(path) for path in files], [str(path) for path in sorted({*rest} - {*files})]
 
 
