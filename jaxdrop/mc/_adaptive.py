@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.mc import _program, _pytrees
-from jaxdrop.mc._audit import audit_live
+from jaxdrop.mc._audit import audit, audit_live
 from jaxdrop.mc._passes import LEAST_BLOCKS, Counts, Passes, laid_out
+from jaxdrop.mc._summary import Summary
 from jaxdrop.uncertainty import _internal as uncertainty
 
 
@@ -101,6 +102,30 @@ class Run(NamedTuple):
             return self.more(state, taken, step), taken + step
 
         return jax.lax.while_loop(goes_on, add, (state, taken))
+
+
+def suited(
+    fn: Any, key: jax.Array, args: Any, kwargs: Any, summary: Summary, counts: Counts
+) -> tuple[Summary, Counts]:
+    """The summary and the counts of passes for a tolerance, in blocks by the rates of a function.
+
+    A summary has to know the size of a block before the passes are traced, so the function is
+    audited here, on its own.
+    """
+    if summary.in_blocks is None or not counts.block_bits:
+        return summary, counts
+    settled = _program.settle(fn, key, *args, **kwargs)
+    arrays, static = _pytrees.split((settled, args, kwargs))
+    counts = counts.suited(_program.known(_rates, static, key, arrays))
+    return summary.in_blocks(counts.block_size), counts
+
+
+def _rates(static: Any, key: jax.Array, arrays: list[Any]) -> _program.Known:
+    """The rates of all decisions of a pass; None for one that is not known."""
+    fn, args, kwargs = _pytrees.join(arrays, static)
+    report = audit(_program.original(fn), key, *args, **kwargs)
+    sites = [site for site in report.sites if site.live and site.path not in report.independent]
+    return _program.Known(tuple(site.rate for site in sites))
 
 
 def prepared(static: Any, key: jax.Array, arrays: list[Any], stored: bool) -> Run:

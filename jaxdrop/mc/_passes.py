@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,9 @@ from jaxdrop.masks import _internal as masks
 from jaxdrop.mc import _summary
 
 LEAST_BLOCKS = 4  # for a standard error
-_ADAPTIVE_BITS = 4  # of a block if passes are added until they suffice
+# Of a block if passes are added until they suffice: the fewer if the least likely choice of every
+# decision, to drop or to keep, has at least this probability. In 8 passes it then seldom falls out.
+_BITS, _FEW_BITS, _OFTEN = 4, 3, 0.09
 
 
 class Counts(NamedTuple):
@@ -39,6 +41,12 @@ class Counts(NamedTuple):
         """Number of passes in a block."""
         return 2**self.block_bits
 
+    def suited(self, rates: Sequence[float | None]) -> "Counts":
+        """Those with a tolerance, in smaller blocks if the rates of all decisions allow it."""
+        if not rates or any(r is None or min(r, 1 - r) < _OFTEN for r in rates):
+            return self
+        return self._replace(block_bits=_FEW_BITS, least=LEAST_BLOCKS * 2**_FEW_BITS)
+
 
 def counted(
     num_samples: Any,
@@ -57,7 +65,7 @@ def counted(
     num_samples = masks.check_count(num_samples, "num_samples", 100)
     least, bits = num_samples, 0
     if tolerance is not None:
-        block = 2**_ADAPTIVE_BITS
+        block = 2**_BITS
         least = LEAST_BLOCKS * block
         num_samples = masks.check_count(max_samples, "max_samples", 4096) // block * block
         if num_samples < least:
@@ -65,7 +73,7 @@ def counted(
                 f"max_samples: expected at least {least}, {LEAST_BLOCKS} blocks of {block} "
                 f"passes, got {max_samples}; write num_samples={max_samples} without a tolerance"
             )
-        bits = _ADAPTIVE_BITS
+        bits = _BITS
     elif balanced:
         bits = min(max((num_samples // LEAST_BLOCKS).bit_length() - 1, 0), masks.MOST_BITS)
     counts = Counts(num_samples, None, None, bits if balanced else 0, least)

@@ -71,20 +71,20 @@ def predict(
         output: function that picks what to summarise from the output of ``fn``, if that is more
             than arrays of numbers, such as ``lambda out: out["logits"]``.
         balanced: whether passes share their drops out. They then come in blocks of S passes, the
-            largest power of two up to 128 of which four fit into ``num_samples`` (16 with a
-            tolerance). In a block each decision drops in floor(rate * S) or ceil(rate * S)
-            passes, in an order of its own, which takes much error from means and none from
-            spreads. Pass ``i`` depends on the key, on ``i`` and on S. Every draw of jaxdrop that
-            drops is balanced, and dropout of Flax under the adapters. Continuous noise, layers
-            whose rate decides a shape and draws of ``jax.random`` stay independent. None is
-            False for summaries that return the samples or order them, such as `samples` and
-            `quantiles`, and True for the others. Write False if ``fn`` takes the data of its key
-            apart, because the keys of balanced passes have three words.
-            ``standard_error`` comes from the means of whole blocks, times a factor by which two
-            standard errors hold what they should although blocks are few (Student's t).
+            largest power of two up to 128 of which four fit into ``num_samples``. With a tolerance
+            S is 16, or 8 if every rate is known and from 0.1 to 0.9. In a block each decision
+            drops in floor(rate * S) or ceil(rate * S) passes, in an order of its own, which takes
+            much error from means and none from spreads. Pass ``i`` depends on the key, on ``i``
+            and on S. Every draw of jaxdrop that drops is balanced, and dropout of Flax under the
+            adapters. Continuous noise, layers whose rate decides a shape and draws of
+            ``jax.random`` stay independent. None is False for summaries that return the samples or
+            order them, such as `samples` and `quantiles`, and True for the others. Write False if
+            ``fn`` takes the data of its key apart, because the keys of balanced passes have three
+            words. ``standard_error`` comes from the means of whole blocks, times a factor by which
+            two standard errors hold what they should although blocks are few (Student's t).
             ``chunk_size`` is rounded down to a power of two or to whole blocks.
-        tolerance: passes are added until no standard error is above it, or until there are
-            ``max_samples``; then ``num_samples`` is not used. May be traced.
+        tolerance: blocks are added to the first four until no standard error is above it, or
+            until there are ``max_samples``; then ``num_samples`` is not used. May be traced.
         max_samples: the most passes with a tolerance, at least 64.
         **kwargs: keyword arguments of ``fn``.
 
@@ -121,6 +121,8 @@ def predict(
     summary, counts, tolerance = planned(summary, balanced, *numbers)
     fn, key = _checks.outputs(fn, output), masks.typed(key)
     with _checks.hints(kwargs, _OPTIONS):
+        if tolerance is not None:
+            summary, counts = _adaptive.suited(fn, key, args, kwargs, summary, counts)
         alike = key_alike(key, counts, sample_axis is not None)
         settled = _program.settle(fn, alike, *args, **kwargs)
         axis = find_axis(sample_axis, key, (settled, args, kwargs))
@@ -136,7 +138,10 @@ def planned(
     tolerance: Any,
     max_samples: Any,
 ) -> tuple[Summary, Counts, Any]:
-    """The summary of such passes, the checked numbers of them, and the tolerance as an array."""
+    """The summary of such passes, the checked numbers of them, and the tolerance as an array.
+
+    With a tolerance `_adaptive.suited` then fits the first two to a function.
+    """
     summary = moments() if summary is None else _checks.check_summary(summary)
     if balanced is None:
         balanced = summary.in_blocks is not None and not summary.stores
@@ -148,7 +153,8 @@ def planned(
                 "passes, such as moments(), got one that takes all passes as independent, such as "
                 "quantiles(); leave balanced out, or give your own Summary the field in_blocks"
             )
-        summary = summary.in_blocks(counts.block_size)
+        if tolerance is None:
+            summary = summary.in_blocks(counts.block_size)
     if tolerance is None:
         return summary, counts, None
     if summary.stores:

@@ -131,6 +131,8 @@ def predict_batches(
         one, args = _keyed(fn, keys, args, done)
         used = jax.random.fold_in(key, number) if keys == "batch" else jax.random.clone(key)
         with _hints(one, used, args, batch if inputs is None else None):
+            if number == 0 and tolerance is not None:
+                summary, counts = _adaptive.suited(one, used, args, {}, summary, counts)
             if stop == "example":
                 options = summary, counts, None
                 if axes is None:

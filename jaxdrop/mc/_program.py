@@ -5,6 +5,7 @@ called. Here a function is traced at every call, what it has captured becomes ar
 program that is left finds its compiled form.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,6 +37,26 @@ def call(body: Callable[..., Any], static: Any, *arrays: Any) -> Any:
         return _compiled(held, body, *arrays)
     finally:
         held.value = None  # the cache keeps `held`
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known as soon as a function is traced; leaves no array."""
+
+    value: Any
+
+
+def known(body: Callable[..., Known], static: Any, *arrays: Any) -> Any:
+    """The value of ``body(static, *arrays)``, which is traced once for each program and not run."""
+    key = _fingerprint.fingerprint(body, static)
+    if key is None:
+        return jax.eval_shape(functools.partial(body, static), *arrays).value
+    held = _Held(key, static)
+    try:
+        return _compiled.eval_shape(held, body, *arrays).value
+    finally:
+        held.value = None
 
 
 def settle(fn: Any, *args: Any, **kwargs: Any) -> Any:

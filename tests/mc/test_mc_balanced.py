@@ -284,6 +284,59 @@ def test_passes_are_added_until_the_tolerance_is_reached(balanced):
     np.testing.assert_allclose(cut.result.probabilities, same.probabilities, rtol=1e-5)
 
 
+class Rates(nn.Module):
+    """A layer of noise, and one of dropout for each rate."""
+
+    rates: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        x = jaxdrop.linen.GaussianNoise(0.01, deterministic=True)(x)
+        for rate in self.rates:
+            x = nn.Dropout(rate, deterministic=True)(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("rates", "options", "least"),
+    [
+        ((0.9, 0.1), {}, 32),
+        ((RATE, 0.05), {}, 64),
+        ((0.95,), {}, 64),
+        ((RATE, 0.05), {"sites": "*_0"}, 32),  # the other drops nothing
+        ((RATE,), {"rate": {"Dropout_0": 0.05}}, 64),
+    ],
+)
+def test_blocks_are_small_if_the_rates_allow_it(rates, options, least):
+    fn = mc.from_linen(Rates(rates), {}, **options)
+    assert mc.predict(fn, key(), X[:1, :2], tolerance=100.0).num_samples == least
+
+
+@pytest.mark.parametrize("stop", ["batch", "example"])
+def test_batches_have_the_blocks_of_their_rates(stop):
+    fn, options = mc.from_linen(nn.Dropout(RATE), {}), {"tolerance": 100.0, "progress": False}
+    out = mc.predict_batches(fn, key(), [X[:2], X[:1]], stop=stop, **options)
+    assert out.num_samples.tolist() == 3 * [32]
+
+
+def test_the_rates_of_a_model_are_read_once():
+    traced = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            traced.append(0)
+            return nn.Dropout(RATE, deterministic=True)(x)
+
+    fn = mc.from_linen(Counted(), {})
+    out = mc.predict(fn, key(), X, tolerance=100.0)
+    count = len(traced)
+    mc.predict(fn, key(1), X + 1, tolerance=50.0)
+    assert len(traced) == count
+    same = mc.predict(fn, key(), X, num_samples=32)  # in the same blocks
+    np.testing.assert_allclose(out.result.standard_error, same.standard_error, rtol=1e-5)
+
+
 def test_another_tolerance_is_the_same_program():
     traced = []
 
