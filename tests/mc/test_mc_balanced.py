@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh
 
 import jaxdrop
 from jaxdrop import mc
+from jaxdrop.mc import _passes
 from tests.support import models
 from tests.support.cases import assert_same_bits, key
 from tests.support.models import each_framework
@@ -282,6 +283,15 @@ def test_passes_are_added_until_the_tolerance_is_reached(balanced):
     assert cut.num_samples == 96 and not cut.reached
     same = mc.predict(logits, key(), X, num_samples=96, **options)
     np.testing.assert_allclose(cut.result.probabilities, same.probabilities, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rates", "block"), [((0.1, 0.9), 8), ((0.05, 0.3), 16), ((0.95,), 16), ((0.3, None), 16)]
+)
+def test_four_blocks_come_first_and_their_size_follows_from_the_rates(rates, block):
+    counts = _passes.counted(100, 10, None, balanced=True, tolerance=0.1).suited(rates)
+    assert counts.block_size == block and counts.least == 4 * block
+    assert counts.suited(()) == counts  # nothing is known
 
 
 class Rates(nn.Module):
