@@ -7,6 +7,7 @@ import argparse
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -212,6 +213,23 @@ def test_sparse_weights_are_cut_and_learn_all_the_same(capsys, tmp_path, monkeyp
     monkeypatch.delattr(mnist, "train_net")  # everything is in the file
     assert sparse.main(options) == found
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_cut_weights_count_as_0_in_training_too_and_are_not_moved(cut):
+    layer = sparse.SparseDense(3, threshold=3.0, cut=cut)
+    weights = {"kernel": jnp.float32([[1, 2, 4], [3, 3, 3]]), "bias": jnp.zeros(3)}
+    params = weights | {"log_variance": jnp.full((2, 3), 4.0)}  # only the first is cut
+    draw = lambda key: layer.apply(  # noqa: E731
+        {"params": params}, jnp.ones((1, 2)), False, rngs={"dropout": key}
+    )
+    means = jax.vmap(draw)(jax.random.split(jax.random.key(0), 20_000)).mean((0, 1))
+    whole = weights["kernel"].sum(0) - (np.float32([1, 0, 0]) if cut else 0)
+    np.testing.assert_allclose(means, whole, atol=6 * 10 / np.sqrt(20_000))
+    slopes = jax.grad(lambda p: sparse.penalty({"params": {"a": p}}, 20, examples=9, cut=cut))(
+        params
+    )
+    assert (np.asarray(slopes["log_variance"])[0, 0] == 0) == cut
 
 
 def test_noise_of_sums_is_that_of_their_weights():
