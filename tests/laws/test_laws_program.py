@@ -210,3 +210,14 @@ def test_nothing_is_drawn_in_a_loop_on_a_cpu(rate):
         rf"%?{re.escape(loops[0])} [^{{]*{{(.*?)\n}}", program.as_text(), re.DOTALL
     )
     assert "multiply" not in body
+
+
+@pytest.mark.parametrize("rate", [0.5, RATE], ids=["one step", "many"])
+@pytest.mark.parametrize(("platform", "loops"), [("tpu", 1), ("cuda", 0)])
+def test_a_tpu_draws_in_a_loop_and_a_gpu_in_none(platform, loops, rate):
+    """Steps that are written out take XLA a minute to compile for a TPU."""
+    traced = jax.jit(lambda key, x: dropout(key, x, rate)).trace(key(), data((64, 512)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.while") == loops
+    # XLA writes a loop out if it knows that it has one step.
+    assert text.count("optimization_barrier") == (loops and rate == 0.5)
