@@ -13,31 +13,19 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxdrop
-from jaxdrop import functional, mc
-from jaxdrop.functional._skipping import kept_of
+from jaxdrop import mc
 from jaxdrop.functional._token_dropout import Tokens
-from jaxdrop.masks import _draw
 from jaxdrop.mc import _export
 from tests.support import models
-from tests.support.cases import CALLS, assert_same_bits, data, key
+from tests.support.cases import assert_close, assert_same_bits, data, key, symbolic
 
 EVERYWHERE = ("cpu", "cuda", "tpu")
 SIZES = (1, 2, 31, 32, 33, 257)
 
 
-def shape(dims, *bounds, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(dims, constraints=bounds), dtype)
-
-
 def loaded(exported):
     """What arrives elsewhere."""
     return jax.export.deserialize(exported.serialize())
-
-
-def assert_close(found, expected):
-    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert one.shape == other.shape and one.dtype == other.dtype
-        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
 
 
 # A served prediction.
@@ -48,7 +36,7 @@ def test_a_program_serves_every_batch_as_predict_does():
     """Also those that `predict_batches` has to fill up."""
     fn, _ = models.net("linen", head=True)
     options = {"summary": mc.classification(), "num_samples": 4, "chunk_size": 4}
-    served = loaded(mc.export(fn, shape("b, 40"), **options))
+    served = loaded(mc.export(fn, symbolic("b, 40"), **options))
     assert served.platforms == EVERYWHERE
     whole = models.inputs(11)
     batches = [whole[:8], whole[8:]]
@@ -64,7 +52,7 @@ def test_a_program_serves_every_batch_as_predict_does():
 def test_a_program_with_a_tolerance_takes_the_words_of_a_key():
     fn, _ = models.net("nnx")
     options = {"summary": mc.combine(only=mc.moments()), "tolerance": 0.1, "max_samples": 128}
-    sizes = shape("b, 40", "b>=1", "b<=64")
+    sizes = symbolic("b, 40", "b>=1", "b<=64")
     served = loaded(mc.export(fn, sizes, key=jax.random.PRNGKey(0), platforms=["cpu"], **options))
     words, x = np.asarray(jax.random.key_data(key(7))), models.inputs(5)
     found, expected = served.call(words, x), mc.predict(fn, key(7), x, **options)
@@ -91,7 +79,7 @@ def test_results_are_made_of_dicts_lists_and_tuples():
         y = jaxdrop.dropout(key, x, 0.5)
         return Own({"a": y}, [y, (y + pair[0], None), Tokens(y, y)])
 
-    x = shape("b, 3")
+    x = symbolic("b, 3")
     words = jax.random.PRNGKey(0)
     served = mc.export(fn, x, (x, x), key=words, num_samples=2, platforms=["cpu"])
     one = np.ones((2, 3), np.float32)
@@ -108,7 +96,7 @@ def test_results_are_made_of_dicts_lists_and_tuples():
     [
         (((3, 4),), {}, r"shapes: expected a shape with a dtype, got 3 .*symbolic_shape"),
         ((False,), {}, "by its name, as in train=False"),
-        ((), {"mask": shape("b")}, "mask: expected a value.* give the shapes of arguments by"),
+        ((), {"mask": symbolic("b")}, "mask: expected a value.* give the shapes of arguments by"),
         ((), {"key": 3}, "key: expected one PRNG key"),
         ((), {"num_sample": 3}, "did you mean num_samples"),
     ],
@@ -116,12 +104,12 @@ def test_results_are_made_of_dicts_lists_and_tuples():
 def test_refused_with_what_to_write(arguments, options, message):
     fn, _ = models.net("linen")
     with pytest.raises(TypeError, match=message):
-        mc.export(fn, *(arguments or (shape("b, 40"),)), **options)
+        mc.export(fn, *(arguments or (symbolic("b, 40"),)), **options)
 
 
 def test_a_model_is_refused_as_by_predict():
     with pytest.raises(TypeError, match="got the model LinenNet; write"):
-        mc.export(models.LinenNet(), shape("b, 40"))
+        mc.export(models.LinenNet(), symbolic("b, 40"))
 
 
 CLIENT = """
@@ -142,7 +130,7 @@ assert not {"jaxdrop", "flax", "tests"} & set(sys.modules)
 def test_a_process_without_the_code_of_the_model_gets_the_same(tmp_path):
     fn, _ = models.net("linen", head=True)
     options = {"summary": mc.classification(), "num_samples": 32}
-    (tmp_path / "served").write_bytes(mc.export(fn, shape("b, 40"), **options).serialize())
+    (tmp_path / "served").write_bytes(mc.export(fn, symbolic("b, 40"), **options).serialize())
     x = models.inputs(33)
     np.save(tmp_path / "x.npy", x)
     names = [tmp_path / name for name in ("served", "x.npy", "out.npz")]
@@ -161,7 +149,7 @@ def test_tensorflow_runs_a_saved_prediction(tmp_path):
     jax2tf = pytest.importorskip("jax.experimental.jax2tf", reason="JAX has moved jax2tf")
     fn, _ = models.net("linen", head=True)
     options = {"summary": mc.classification(), "num_samples": 12}
-    served = mc.export(fn, shape("b, 40"), key=jax.random.PRNGKey(0), **options)
+    served = mc.export(fn, symbolic("b, 40"), key=jax.random.PRNGKey(0), **options)
     kinds = [None, "(b, 40)"]
     called = jax2tf.convert(served.call, polymorphic_shapes=kinds, with_gradient=False)
     module = tf.Module()
@@ -209,123 +197,12 @@ def test_every_summary_is_served(summary, options):
     bounds = ("b>=2", "b<=64") if options else ()
     options = {"num_samples": 9, "chunk_size": 4, "summary": SUMMARIES[summary], **options}
     fn, x = models.net("linen")[0], models.inputs(33)
-    served = mc.export(fn, shape("b, 40", *bounds), platforms=["cpu"], **options)
+    served = mc.export(fn, symbolic("b, 40", *bounds), platforms=["cpu"], **options)
     found, expected = served.call(key(), x), mc.predict(fn, key(), x, **options)
     assert_close(jax.tree.map(np.asarray, found), _export._plain(expected))
 
 
-# What is exported: functions and modules.
-
-
-def call_of(row):
-    return jax.jit(lambda key, x: row.fn(key, x, row.level))
-
-
-def exported(fn, like, platforms=EVERYWHERE):
-    return jax.export.export(fn, platforms=platforms)(jax.eval_shape(key), like)
-
-
-SYMBOLIC = {  # rows whose second axis is features of a kernel, or is divided by the test itself
-    row.name: row for row in CALLS if row.name not in ("thinned_mlp", "zoneout")
-} | {
-    "zoneout": next(r for r in CALLS if r.name == "zoneout")._replace(
-        fn=lambda key, x, rate: functional.zoneout(key, 0 * x, x, rate)
-    )
-}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("jitted")
-@pytest.mark.parametrize("name", SYMBOLIC)
-def test_two_sizes_may_be_symbolic(name):
-    """A smaller batch begins a larger one; a bound gives the layout of a known length."""
-    row = SYMBOLIC[name]
-    call, rest = call_of(row), ", ".join(map(str, ("", *row.shape[2:])))
-    open_ = exported(call, shape(f"b, t{rest}"))
-    large = data((5, 13, *row.shape[2:]))
-    if "subset" not in name:  # whose examples share what is drawn
-        few, many = (jax.tree.leaves(open_.call(key(), x)) for x in (large[:2], large))
-        for one, other in zip(few, many):
-            np.testing.assert_allclose(one, other[:2], rtol=1e-5, atol=1e-6)
-    x = data((3, 105, *row.shape[2:]))
-    bounded = exported(call, shape(f"b, t{rest}", "b>=1", "t>=103", "t<=512"), ("cpu",))
-    assert_close(bounded.call(key(), x), call(key(), x))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", SIZES)
-@pytest.mark.parametrize("rate", [0.3, 1 / 3])
-def test_a_subset_of_a_symbolic_batch_is_that_of_a_known_one(rate, batch):
-    call = jax.jit(lambda key, x: functional.subset_residual(key, jnp.sin, x, rate))
-    x = data((batch, 3))
-    assert_same_bits(_exported_subset(rate).call(key(), x), call(key(), x))
-
-
-@functools.cache
-def _exported_subset(rate):
-    call = jax.jit(lambda key, x: functional.subset_residual(key, jnp.sin, x, rate))
-    return exported(call, shape("b, 3"))
-
-
-@pytest.mark.parametrize("rate", [0.3, 0.5, 0.9, 0.7, 0.01, 2 / 3])
-def test_a_share_of_a_symbolic_size_is_rounded_as_that_of_a_known_one(rate):
-    """But for some halves at few rates, such as that of 45 at 0.3."""
-    (size,) = jax.export.symbolic_shape("b")
-    kept = kept_of(size, rate, 0)
-    for number in range(1, 45 if rate == 0.3 else 300):
-        assert kept._evaluate({"b": number}) == round(number * (1 - rate)), number
-
-
-def test_a_rate_that_is_not_a_fraction_is_refused_for_a_symbolic_size():
-    call = jax.jit(lambda key, x: functional.subset_residual(key, jnp.sin, x, 0.30007))
-    with pytest.raises(ValueError, match=r"denominator up to 1000.* write rate=0.3"):
-        exported(call, shape("b, 3"))
-
-
-def test_a_prefix_needs_a_bound_of_a_symbolic_length():
-    def call(key, x):
-        return functional.token_dropout(key, x, 0.5, num_prefix_tokens=3).kept
-
-    with pytest.raises(ValueError, match="give the symbol a bound of 3"):
-        exported(jax.jit(call), shape("b, t, 2"))
-    bounded = exported(jax.jit(call), shape("b, t, 2", "t>=3"), ("cpu",))
-    x = data((2, 8, 2))
-    assert_same_bits(bounded.call(key(), x), call(key(), x))
-
-
-@pytest.mark.parametrize(
-    ("dims", "bounds", "sizes"),
-    [
-        ("b, 32*t, 8", (), (2, 96, 8)),  # divides by 32, as it is written
-        ("b, t, 64", (), (2, 33, 64)),
-        ("b, t, 8", (), (2, 5, 8)),  # too short for words of its own
-        ("b, t, 8", ("t>=13",), (2, 15, 8)),  # long enough, as the bound says
-        ("b, t, t", (), (3, 7, 7)),
-    ],
-)
-def test_words_of_symbolic_sizes_are_those_of_known_ones(dims, bounds, sizes):
-    def words(key, x):
-        return jaxdrop.masks.sample(key, 0.3, x.shape).words
-
-    x = np.zeros(sizes, np.float32)
-    found = exported(jax.jit(words), shape(dims, *bounds), ("cpu",)).call(key(), x)
-    assert_same_bits(found, words(key(), x))
-
-
-def test_words_beyond_32_bits_are_numbered():
-    """By sizes that a program knows as numbers of 31 bits."""
-
-    def numbers(key, x, y):
-        sizes = (2, 5, x.shape[0], y.shape[0], 3)
-        low, high = _draw.word_numbers(sizes, [np.uint32(n) for n in (1, 4, 69999, 69998, 2)])
-        return jnp.stack([low, high])
-
-    x, y = np.zeros(70000, np.int8), np.zeros(70001, np.int8)
-    like = (shape("t, u", dtype=jnp.int8).shape, jnp.int8)
-    like = [jax.ShapeDtypeStruct((size,), jnp.int8) for size in like[0]]
-    program = jax.export.export(jax.jit(numbers))(jax.eval_shape(key), *like)
-    number = ((9 * 70000 + 69999) * 70001 + 69998) * 3 + 2
-    assert program.call(key(), x, y).tolist() == [number % 2**32, number // 2**32]
+# What is exported: modules.
 
 
 class Encoder(nn.Module):
@@ -386,11 +263,11 @@ MODULES = {
 def test_every_kind_of_module_is_served(name):
     fn, like = MODULES[name]()
     rest = ", ".join(map(str, like[1:]))
-    served = mc.export(fn, shape(f"b, {rest}", "b>=1", "b<=99"), num_samples=3)
+    served = mc.export(fn, symbolic(f"b, {rest}", "b>=1", "b<=99"), num_samples=3)
     x = data((5, *like[1:]))
     assert_close(served.call(key(), x), mc.predict(fn, key(), x, num_samples=3)._asdict())
     rest = ", ".join(map(str, like[2:]))
-    mc.export(fn, shape(f"b, t, {rest}"), num_samples=3)
+    mc.export(fn, symbolic(f"b, t, {rest}"), num_samples=3)
 
 
 @pytest.mark.slow
@@ -417,4 +294,4 @@ def _options(balanced):
 
 @functools.cache
 def _alone(balanced):
-    return mc.export(_ALONE, shape("b, 7"), **_options(balanced))
+    return mc.export(_ALONE, symbolic("b, 7"), **_options(balanced))

@@ -12,7 +12,10 @@ import sys
 
 import pytest
 
-_MASKS = ("test_masks", "test_laws", "test_laws_batch", "test_laws_program", "test_errors")
+_MASKS = (
+    *("test_masks", "test_laws", "test_laws_batch", "test_laws_program", "test_symbolic_sizes"),
+    "test_errors",
+)
 _FUNCTIONS = ("test_laws", "test_errors", "test_laws_program")
 _NOISE = ("test_gaussian", "test_laws_noise", "test_errors")
 _ATTENTION = ("test_dot_product_attention", "test_drop_key", "test_errors")
@@ -33,9 +36,9 @@ _TESTS = {
     "_low_rank.py": ("test_lora",),
     "_losses.py": ("test_losses", "test_errors"),
     "_subset_residual.py": ("test_subset_residual", "test_errors"),
-    "_skipping.py": ("test_thinned_mlp", "test_subset_residual"),
+    "_skipping.py": ("test_thinned_mlp", "test_subset_residual", "test_symbolic_sizes"),
     "_thinned_mlp.py": ("test_thinned_mlp", "test_errors"),
-    "_token_dropout.py": ("test_token_dropout", "test_errors"),
+    "_token_dropout.py": ("test_token_dropout", "test_symbolic_sizes", "test_errors"),
     "_word_dropout.py": ("test_word_dropout", "test_errors"),
     "_concrete_dropout.py": ("test_concrete_dropout", "test_laws_noise", "test_errors"),
     "_variational_gaussian_dropout.py": (
@@ -84,7 +87,9 @@ def main():
         return pytest.ExitCode.OK
     own, others = tests_for(changed[0])
     failed = pytest.main(["-x", "-q", "--numprocesses=0", *own, *others])
-    return failed or pytest.main(["-x", "-q", "--numprocesses=0", "--every-row", *own])
+    return failed or pytest.main(
+        ["-x", "-q", "--numprocesses=0", "--every-row", "-m", "not shown", *own]
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -326,6 +327,11 @@ def data(shape, dtype=jnp.float32):
     return jnp.asarray(_numbers(tuple(shape)).astype(dtype))
 
 
+def symbolic(dims, *bounds, dtype=jnp.float32):
+    """A shape whose sizes are symbols, as in ``"b, 40"``, with a dtype."""
+    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(dims, constraints=bounds), dtype)
+
+
 @functools.cache
 def _numbers(shape):
     x = np.random.default_rng(0).standard_normal(shape)
@@ -381,6 +387,13 @@ def assert_same_bits(actual, desired):
         np.ascontiguousarray(actual).view(np.uint8), np.ascontiguousarray(desired).view(np.uint8)
     )
     assert actual.shape == desired.shape
+
+
+def assert_close(actual, desired):
+    """The same tree of shapes and dtypes, and the same numbers but for the order of sums."""
+    for one, other in zip(*map(jax.tree.leaves, (actual, desired)), strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
 
 
 def assert_probability(hits, draws, probability):
