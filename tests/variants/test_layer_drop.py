@@ -90,6 +90,13 @@ def test_traced_ends_and_flags(rescale):
     assert gradient == 0
 
 
+def test_a_block_that_is_never_skipped_is_not_rescaled():
+    """Where the sum of the input and the difference would round the output away."""
+    small = lambda x: x * 1e-9  # noqa: E731
+    y = jax.jit(lambda rate: drop(key(), X, rate, small, rescale=True))(0.0)
+    assert_same_bits(y, jax.jit(small)(X))
+
+
 def test_a_skipped_block_is_not_computed():
     """It says so itself: a callback counts its runs, forward and under a gradient."""
     seen = []

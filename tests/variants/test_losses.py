@@ -79,6 +79,14 @@ def test_r_drop_refuses_what_is_no_class(label, kind):
         jax.jit(lambda x: r_drop_loss(x, x, labels))(logits)
 
 
+def test_r_drop_of_two_classes():
+    logits, labels = data((4, 2)), np.array([0, 1, 1, 0])
+    expected = wu(logits, 3 * logits, labels, 1.0)
+    np.testing.assert_allclose(r_drop_loss(logits, 3 * logits, labels), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="of two classes or more"):
+        r_drop_loss(logits[:, :1], logits[:, :1], 0 * labels)
+
+
 @pytest.mark.parametrize("label", [-1, -3, 3, 127])
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32])
 def test_r_drop_of_a_traced_label_that_is_no_class_is_nan(label, dtype):
