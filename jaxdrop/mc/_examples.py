@@ -20,9 +20,10 @@ _ELEMENTWISE = {
     "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
     "bessel_i0e", "bessel_i1e", "cbrt", "ceil", "clamp", "clz", "complex", "conj",
     "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf",
-    "erf_inv", "erfc", "exp", "exp2", "expm1", "ge", "gt", "imag", "integer_pow", "is_finite",
-    "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "name", "ne", "neg",
-    "nextafter", "not", "or", "polygamma", "population_count", "pow",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "ge", "gt", "igamma", "igammac", "imag",
+    "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "log2", "logistic", "lt", "max",
+    "min", "mul", "name", "ne", "neg", "nextafter", "not", "one_minus_square", "or", "polygamma",
+    "population_count", "pow", "zeta",
     "real", "reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left",
     "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square",
     "stop_gradient", "sub", "tan", "tanh", "xor", lax.floor_p.name,
@@ -145,8 +146,19 @@ def _squeeze(equation: JaxprEqn, entering: list[Axis]) -> Axis:
     return axis - sum(gone < axis for gone in equation.params["dimensions"])
 
 
+def _stack(equation: JaxprEqn, entering: list[Axis]) -> Axis:
+    axis = _first(entering)
+    return axis + (equation.params["axis"] <= axis)
+
+
+def _unstack(equation: JaxprEqn, entering: list[Axis]) -> Axis:
+    axis, gone = _first(entering), equation.params["axis"]
+    _require(axis != gone)
+    return axis - (gone < axis)
+
+
 def _slice(equation: JaxprEqn, entering: list[Axis]) -> Axis:
-    """Slices of any kind, padding and reversal: the axis of the examples stays whole."""
+    """Slices of any kind, padding, tiles and reversal: the axis of the examples stays whole."""
     axis, params = _first(entering), equation.params
     size = _jaxpr.shape_of(equation.invars[0])[axis]
     whole = _jaxpr.shape_of(equation.outvars[0])[axis] == size
@@ -221,8 +233,11 @@ _RULES: dict[str, Any] = {
     "rev": _slice,
     "slice": _slice,
     "squeeze": _squeeze,
+    "stack": _stack,
+    "tile": _slice,
     "top_k": _top_k,
     "transpose": _transpose,
+    "unstack": _unstack,
 }
 
 

@@ -313,6 +313,8 @@ def test_a_decision_that_examples_share_counts_for_each_alone():
         lambda x: jax.lax.scan(lambda c, row: (c + row, c), x[0], x)[1],
         lambda x: x.reshape(-1)[::-1].reshape(x.shape),
         lambda x: x.T.reshape(x.shape),
+        lambda x: jnp.stack(jnp.unstack(x, axis=0)[::-1]),
+        lambda x: jnp.tile(x[:2], (3, 1))[: x.shape[0]],
     ],
 )
 @pytest.mark.parametrize("x", [X, X * 0 + 1], ids=["data", "ones"])
@@ -344,6 +346,34 @@ class Tokens(nn.Module):
         return nn.gelu(nn.Dense(3)(x[:, 0]))
 
 
+def watched(fn, x, monkeypatch):
+    """The result of `mc.delta`, and the numbers of examples that are expanded at a time."""
+    seen, spread = [], mc._delta._spread
+    monkeypatch.setattr(
+        mc._delta, "_spread", lambda tapped, *rest: seen.append(tapped) or spread(tapped, *rest)
+    )
+    out = mc.delta(fn, key(), x)
+    return out, [leaf.shape[0] for leaf in jax.tree.leaves(seen[0].shapes)]
+
+
+@pytest.mark.parametrize(
+    "along",
+    [
+        lambda x: jnp.cumsum(x, axis=1),
+        lambda x: jnp.cumsum(x.T, axis=0).T,  # examples come after what is summed
+        lambda x: jnp.concatenate([x, x], axis=1),
+        lambda x: jax.lax.cummax(x, axis=1, reverse=True),
+        lambda x: jnp.stack(jnp.split(x.T, 2, axis=0)).sum(0).T,
+        lambda x: sum(jnp.unstack(x, axis=1))[:, None],
+        lambda x: jnp.tile(x, (1, 2)) + jnp.repeat(x, 2, axis=1),
+        lambda x: jnp.log2(jnp.square(x) + 1),
+    ],
+)
+def test_what_runs_along_another_axis_keeps_examples_apart(along, monkeypatch):
+    fn = lambda key, x: along(jaxdrop.dropout(key, x, RATE))  # noqa: E731
+    assert watched(fn, X, monkeypatch)[1] == [1]
+
+
 @pytest.mark.parametrize("kind", ["image", "tokens", "recurrent", "net", "rate"])
 def test_usual_models_keep_examples_apart(kind, monkeypatch):
     """So that the cost does not grow with the square of the batch; the results are the same."""
@@ -358,13 +388,8 @@ def test_usual_models_keep_examples_apart(kind, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(mc._delta._examples, "steps", lambda program: object())
         whole = mc.delta(fn, key(), x)
-    apart = []
-    spread = mc._delta._spread
-    monkeypatch.setattr(
-        mc._delta, "_spread", lambda tapped, *rest: apart.append(tapped) or spread(tapped, *rest)
-    )
-    alone = mc.delta(lambda key, x: fn(key, x), key(), x)
-    assert [leaf.shape[0] for leaf in jax.tree.leaves(apart[0].shapes)] == [1]
+    alone, examples = watched(lambda key, x: fn(key, x), x, monkeypatch)
+    assert examples == [1]
     for found, expected in zip(alone, whole):
         close(found, expected, 1e-4)
 

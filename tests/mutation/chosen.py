@@ -55,6 +55,7 @@ _TESTS = {
     "_pairs.py": ("test_edge_dropout", "test_laws", "test_laws_sharding"),
     "_balanced.py": ("test_balanced", "test_mc_balanced"),
     "_taps.py": ("test_mc_delta",),
+    "_examples.py": ("test_mc_delta", "test_mc_tune"),
     "_adaptive.py": ("test_mc_balanced", "test_mc_batches"),
     "_summary.py": ("test_mc_summaries", "test_mc_balanced", "test_mc_mesh"),
     "_passes.py": ("test_mc_balanced", "test_mc_predict"),
