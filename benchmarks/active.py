@@ -89,7 +89,7 @@ def _options(arguments):
     )
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz")
     parser.add_argument("--seeds", type=count, metavar="N", help="repetitions (3)")
-    parser.add_argument("--steps", type=count, metavar="N", help="of each training (150)")
+    parser.add_argument("--steps", type=count, metavar="N", help="of each training (600)")
     parser.add_argument("--passes", type=count, metavar="N", help="Monte-Carlo passes (32)")
     parser.add_argument("--pool", type=count, metavar="N", help="images scored per round (2000)")
     parser.add_argument("--most", type=count, metavar="N", help="labelled images (600)")
@@ -103,7 +103,7 @@ def _options(arguments):
     options = parser.parse_args(arguments)
     if not options.quick:
         mnist.check_data(parser, options)
-    full = {"seeds": 3, "steps": 150, "passes": 32, "pool": 2000, "most": 600}
+    full = {"seeds": 3, "steps": 600, "passes": 32, "pool": 2000, "most": 600}
     quick = {"seeds": 2, "steps": 150, "passes": 16, "pool": 200, "most": 60}
     _report.fill(options, quick if options.quick else full)
     room = (1200 if options.quick else 60_000) - _VALIDATION - 10 * _PER_CLASS - _MORE
