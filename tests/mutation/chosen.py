@@ -55,6 +55,8 @@ _TESTS = {
     "_pairs.py": ("test_edge_dropout", "test_laws", "test_laws_sharding"),
     "_balanced.py": ("test_balanced", "test_mc_balanced"),
     "_taps.py": ("test_mc_delta",),
+    "_fingerprint.py": ("test_mc_same_program", "test_mc_closures"),
+    "_program.py": ("test_mc_same_program", "test_mc_closures", "test_mc_program"),
     "_examples.py": ("test_mc_delta", "test_mc_tune"),
     "_adaptive.py": ("test_mc_balanced", "test_mc_batches"),
     "_summary.py": ("test_mc_summaries", "test_mc_balanced", "test_mc_mesh"),
