@@ -274,3 +274,17 @@ def test_a_model_that_evaluates_changes_no_collection(framework):
     """Though its BatchNorm has averages that training would move."""
     fn, _ = models.net(framework)
     assert mc.audit(fn, key(), models.inputs()).changes == ()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda y: jnp.zeros(80).at[jnp.arange(40)].add(y),
+        lambda y: jnp.zeros(80).at[jnp.where(y > 0, 1, 2)].apply(jnp.cos),
+        lambda y: jax.lax.reduce(X, y[0], lambda a, b: a + b, (0, 1)),
+        lambda y: jnp.sort(y),
+    ],
+)
+def test_what_is_dropped_may_be_any_operand_of_what_follows(where):
+    fn = lambda key, x: where(jaxdrop.dropout(key, x, 0.5))  # noqa: E731
+    assert mc.audit(fn, key(), X[0]).depends_on_key

@@ -211,6 +211,11 @@ BAD = {
         ValueError,
         r"a pair \(mean, variance\) of arrays of one shape, got \(3, 4\); give the known precision",
     ),
+    "more than a pair": (
+        lambda: mc.predict(lambda key, x: (noise(key, x), x, x), key(), X, summary=mc.regression()),
+        ValueError,
+        r"a pair \(mean, variance\) of arrays of one shape, got \(\(3, 4\), \(3, 4\), \(3, 4\)\)",
+    ),
     "variances of another shape": (
         lambda: mc.predict(
             lambda key, x: (noise(key, x), x[:, :1]), key(), X, summary=mc.regression()
