@@ -110,12 +110,11 @@ def suited(
     """The summary and the counts of passes for a tolerance, in blocks by the rates of a function.
 
     A summary has to know the size of a block before the passes are traced, so the function is
-    audited here, on its own.
+    audited here, on its own, and once for each program, because it is settled.
     """
     if summary.in_blocks is None or not counts.block_bits:
         return summary, counts
-    settled = _program.settle(fn, key, *args, **kwargs)
-    arrays, static = _pytrees.split((settled, args, kwargs))
+    arrays, static = _pytrees.split((fn, args, kwargs))
     counts = counts.suited(_program.known(_rates, static, key, arrays))
     return summary.in_blocks(counts.block_size), counts
 

@@ -121,10 +121,14 @@ def predict(
     summary, counts, tolerance = planned(summary, balanced, *numbers)
     fn, key = _checks.outputs(fn, output), masks.typed(key)
     with _checks.hints(kwargs, _OPTIONS):
-        if tolerance is not None:
-            summary, counts = _adaptive.suited(fn, key, args, kwargs, summary, counts)
         alike = key_alike(key, counts, sample_axis is not None)
         settled = _program.settle(fn, alike, *args, **kwargs)
+        if tolerance is not None:
+            before = counts
+            summary, counts = _adaptive.suited(settled, key, args, kwargs, summary, counts)
+            if counts != before:  # keys are of another kind
+                alike = key_alike(key, counts, sample_axis is not None)
+                settled = _program.settle(fn, alike, *args, **kwargs)
         axis = find_axis(sample_axis, key, (settled, args, kwargs))
         return summarised(settled, key, args, kwargs, summary, counts, axis, tolerance)
 

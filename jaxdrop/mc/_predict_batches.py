@@ -132,7 +132,8 @@ def predict_batches(
         used = jax.random.fold_in(key, number) if keys == "batch" else jax.random.clone(key)
         with _hints(one, used, args, batch if inputs is None else None):
             if number == 0 and tolerance is not None:
-                summary, counts = _adaptive.suited(one, used, args, {}, summary, counts)
+                now = _program.settle(one, used, *args)
+                summary, counts = _adaptive.suited(now, used, args, {}, summary, counts)
             if stop == "example":
                 options = summary, counts, None
                 if axes is None:

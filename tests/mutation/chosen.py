@@ -13,7 +13,11 @@ import sys
 import pytest
 
 _MASKS = (
-    *("test_masks", "test_laws", "test_laws_batch", "test_laws_program", "test_symbolic_sizes"),
+    "test_masks",
+    "test_laws",
+    "test_laws_batch",
+    "test_laws_program",
+    "test_symbolic_sizes",
     "test_errors",
 )
 _FUNCTIONS = ("test_laws", "test_errors", "test_laws_program")
