@@ -9,7 +9,8 @@ the pool, as the authors' own program does.
 What differs from the paper, so that it runs on a CPU: the first convolution has a stride of 2;
 there are 32 balanced passes, not 100 independent ones; the test error is that of the whole net on
 every second test image; weight decay is chosen once per repetition, from the first labels, and
-falls as their number grows.
+falls as their number grows. It trains in a fixed number of steps; ``--program`` trains as the
+authors' program does: 50 epochs of batches of 128, and a penalty on the weights of one layer.
 """
 
 import argparse
@@ -34,6 +35,8 @@ _SHOWN = (50, 100, 150, 200, 300)  # labelled images, of the curve that is print
 _PER_CLASS, _MORE, _VALIDATION = 2, 10, 100
 _BATCH, _LEARNING_RATE = 32, 2e-3
 _DECAYS = (0.1, 1.0, 10.0)  # at the first labels
+# Of the authors' program: github.com/Riashat/Active-Learning-Bayesian-Convolutional-Neural-Networks
+_EPOCHS, _PROGRAM_BATCH, _PROGRAM_RATE, _PENALTY = 50, 128, 1e-3, 2.5
 
 
 class Net(nn.Module):
@@ -61,7 +64,7 @@ def main(arguments=None):
     if not options.quick:
         test = mnist.Digits(test.images[::2], test.labels[::2])
     _report.print_context(_report.context())
-    names = "quick", "steps", "passes", "pool", "most", "error"
+    names = "quick", "program", "steps", "passes", "pool", "most", "error"
     saved = _report.Saved(options.json, {name: getattr(options, name) for name in names})
     train = mnist.Digits(*map(jnp.asarray, train))
     found = {way: [] for way in PUBLISHED}
@@ -70,7 +73,7 @@ def main(arguments=None):
         for seed in range(options.seeds):
             parts = _split(seed, train)
             choose = functools.partial(_choose, seed, train, parts, options)
-            decay = saved(f"decay, seed {seed}", choose)
+            decay = None if options.program else saved(f"decay, seed {seed}", choose)
             for way in found:  # in turns, so that a run that is stopped has a bit of all
                 bar.reset()
                 bar.set_description(f"{way}, seed {seed}")
@@ -90,6 +93,9 @@ def _options(arguments):
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="holds mnist.npz")
     parser.add_argument("--seeds", type=count, metavar="N", help="repetitions (3)")
     parser.add_argument("--steps", type=count, metavar="N", help="of each training (600)")
+    parser.add_argument(
+        "--program", action="store_true", help="train as the authors' program, not in --steps"
+    )
     parser.add_argument("--passes", type=count, metavar="N", help="Monte-Carlo passes (32)")
     parser.add_argument("--pool", type=count, metavar="N", help="images scored per round (2000)")
     parser.add_argument("--most", type=count, metavar="N", help="labelled images (600)")
@@ -137,7 +143,7 @@ def _choose(seed, train, parts, options):
 
     def loss(decay):
         key, chosen = jax.random.key(seed), np.resize(np.int32(first), options.most)
-        variables = _fit(Net(), options.steps, train, key, decay, chosen, len(first))
+        variables = _fit(options, train, key, decay, chosen, len(first))
         logits = _whole(Net(), variables, train.images[validation])
         labels = train.labels[validation]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -155,9 +161,12 @@ def _learn(way, seed, decay, train, test, parts, options, bar):
     found = {"decay": decay, "images": [], "errors": []}
     while True:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        # The more images, the less the prior of the weights counts beside them.
-        used = decay * len(first) / number
-        variables = _fit(net, options.steps, train, key, used, chosen, number)
+        if options.program:
+            variables = _fit_as_program(train, key, chosen, number)
+        else:
+            # The more images, the less the prior of the weights counts beside them.
+            used = decay * len(first) / number
+            variables = _fit(options, train, key, used, chosen, number)
         found["images"].append(number)
         found["errors"].append(mnist.error_of(_whole(net, variables, test.images), test.labels))
         bar.update()
@@ -172,34 +181,57 @@ def _learn(way, seed, decay, train, test, parts, options, bar):
         number += _MORE
 
 
-def _fit(net, steps, train, key, decay, chosen, number):
+def _fit(options, train, key, decay, chosen, number):
     """Variables after some steps on the first ``number`` images of ``chosen``."""
-    state = _start(net, jax.random.fold_in(key, 0), train.images[:1])
+    state, counted = _start(jax.random.fold_in(key, 0), train.images[:1]), np.ones(_BATCH, "f4")
     # A loop of Python: XLA's CPU backend takes about 30 times as long for the gradient of a
     # convolution inside of a loop of its own.
-    for step in range(steps):
-        rate = _LEARNING_RATE * (1 - step / steps)
+    for step in range(options.steps):
+        rate = _LEARNING_RATE * (1 - step / options.steps)
         used = jax.random.fold_in(key, step + 1)
-        state = _step(net, state, used, rate, decay, train, chosen, number)
+        rows = _draw(jax.random.fold_in(used, 0), chosen, number)
+        state = _step(state, used, rate, decay, 0.0, train, rows, counted)
     return state[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _start(net, key, images):
-    variables = net.init(key, images)
+def _fit_as_program(train, key, chosen, number):
+    """The same as the authors' program trains: whole epochs, Adam at one rate, a penalty."""
+    state = _start(jax.random.fold_in(key, 0), train.images[:1])
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    step, penalty = 0, _PENALTY / number
+    for _ in range(_EPOCHS):
+        order = chosen[rng.permutation(number)]
+        for start in range(0, number, _PROGRAM_BATCH):
+            step += 1
+            used, rows = jax.random.fold_in(key, step), order[start : start + _PROGRAM_BATCH]
+            counted = np.float32(np.arange(_PROGRAM_BATCH) < len(rows))  # the last one is filled up
+            rows = np.resize(rows, _PROGRAM_BATCH)
+            state = _step(state, used, _PROGRAM_RATE, 0.0, penalty, train, rows, counted)
+    return state[0]
+
+
+@jax.jit
+def _start(key, images):
+    variables = Net().init(key, images)
     return variables, optax.scale_by_adam().init(variables)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _step(net, state, key, rate, decay, train, chosen, number):
-    """A step of Adam with decoupled weight decay, on images drawn from those with labels."""
+@jax.jit
+def _draw(key, chosen, number):
+    return chosen[jax.random.randint(key, (_BATCH,), 0, number)]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _step(state, key, rate, decay, penalty, train, rows, counted):
+    """A step of Adam with decoupled weight decay, or a penalty on the first dense layer."""
     variables, moments = state
-    rows = chosen[jax.random.randint(jax.random.fold_in(key, 0), (_BATCH,), 0, number)]
 
     def loss(variables):
         rngs = {"dropout": jax.random.fold_in(key, 1)}
-        logits = net.apply(variables, train.images[rows], deterministic=False, rngs=rngs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, train.labels[rows]).mean()
+        logits = Net().apply(variables, train.images[rows], deterministic=False, rngs=rngs)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, train.labels[rows])
+        kernel = variables["params"]["Dense_0"]["kernel"]
+        return jnp.vdot(each, counted) / counted.sum() + penalty * jnp.vdot(kernel, kernel)
 
     updates, moments = optax.scale_by_adam().update(jax.grad(loss)(variables), moments)
     updates, _ = optax.add_decayed_weights(decay).update(updates, optax.EmptyState(), variables)
@@ -223,10 +255,15 @@ def _doubt(net, way, passes, variables, key, images):
 
 
 def _print_tables(found, options):
+    steps, decays = f"{options.steps} steps of {_BATCH}", ""
+    if options.program:
+        steps = f"{_EPOCHS} epochs, batch {_PROGRAM_BATCH}"
+    else:
+        chosen = (f"{curve['decay']:g}" for curve in found["BALD"])
+        decays = f"; decays chosen: {', '.join(chosen)}"
     print(
-        f"\n{options.seeds} repetitions, {options.steps} steps of {_BATCH} per training, "
-        f"{options.passes} passes over {options.pool}\nimages; decays chosen: "
-        + ", ".join(f"{curve['decay']:g}" for curve in found["BALD"])
+        f"\n{options.seeds} repetitions, {steps} per training, {options.passes} passes over "
+        f"{options.pool}\nimages{decays}"
     )
     print("Labelled images, the first 20 included, until the test error is")
     titles = (f"{limit} % (published)" for limit in _LIMITS)

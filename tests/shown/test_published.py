@@ -5,6 +5,7 @@ Their own tables need the data and minutes.
 
 import argparse
 import contextlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -334,6 +335,28 @@ def test_stopping_early_keeps_the_lowest_loss_of_the_validation_part():
     assert taken["one"] == taken["same"] > 0
 
 
+def test_active_learning_as_the_authors_program_sees_each_image_once_per_epoch(monkeypatch):
+    seen, train = [], active._digits()[0]
+
+    def step(state, key, rate, decay, penalty, train, rows, counted):
+        assert (rate, decay, penalty, len(rows)) == (1e-3, 0.0, 2.5 / 150, 128)
+        seen.append(rows[counted > 0])
+        return state
+
+    monkeypatch.setattr(active, "_step", step)
+    active._fit_as_program(train, jax.random.key(0), np.arange(600), 150)
+    assert [*map(len, seen)] == 50 * [128, 22]
+    epochs = np.concatenate(seen).reshape(50, 150)
+    assert (np.sort(epochs) == np.arange(150)).all() and len({*map(bytes, epochs)}) == 50
+
+
+def test_active_learning_as_the_authors_program_learns(capsys):
+    found = active.main(["--quick", "--program", "--seeds", "1"])
+    for (curve,) in found.values():
+        assert curve["decay"] is None and curve["errors"][-1] < curve["errors"][0] < 90
+    assert "50 epochs, batch 128" in capsys.readouterr().out
+
+
 def test_active_learning_asks_for_what_it_doubts_and_compiles_once(capsys, tmp_path):
     programs = active._step._cache_size(), active._doubt._cache_size()
     options = ["--quick", "--pool", "1040", "--json", str(tmp_path / "found.json")]
@@ -349,10 +372,10 @@ def test_active_learning_asks_for_what_it_doubts_and_compiles_once(capsys, tmp_p
             assert sorted(labels[curve["chosen"][:20]]) == sorted([*range(10)] * 2)
             assert len(set(curve["chosen"])) == 60
     # The images after the first twenty are those that the first net doubts most.
-    curve, net, key = both["BALD"][0], active.Net(), jax.random.fold_in(jax.random.key(0), 20)
-    chosen = np.resize(np.int32(curve["chosen"]), 60)
-    variables = active._fit(net, 150, train, key, curve["decay"], chosen, 20)
-    doubt = np.asarray(active._doubt(net, "BALD", 16, variables, key, pixels))
+    curve, key = both["BALD"][0], jax.random.fold_in(jax.random.key(0), 20)
+    chosen, settings = np.resize(np.int32(curve["chosen"]), 60), types.SimpleNamespace(steps=150)
+    variables = active._fit(settings, train, key, curve["decay"], chosen, 20)
+    doubt = np.asarray(active._doubt(active.Net(), "BALD", 16, variables, key, pixels))
     assert doubt[chosen[20:30]].mean() > np.quantile(doubt, 0.9)  # other masks than then
     curve = {"images": [20, 30, 40, 50], "errors": [12.0, 9.0, 11.0, 10.0]}
     assert active.images_for(curve, 10) == 30 and active.images_for(curve, 5) is None
