@@ -61,7 +61,7 @@ def apply_masked(
         rate_shape: what the rate broadcasts to; None for the mask.
     """
     if rate_shape is None:
-        leading = jnp.ndim(jax.tree.leaves(x)[0]) - len(mask_shape)
+        leading = jax.tree.leaves(x)[0].ndim - len(mask_shape)
         rate_shape = (1,) * leading + mask_shape
     checked = masks.check_rate(rate, rate_shape, deterministic=deterministic)
     if checked.settled:

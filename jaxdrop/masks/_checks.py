@@ -4,6 +4,7 @@ Each message says what was expected, what came and what to write instead. Checks
 the argument: they return it in the form that the rest of the code relies on.
 """
 
+import functools
 import math
 import numbers
 import operator
@@ -81,8 +82,7 @@ def order_hint(rank: int) -> str:
 
 def check_array(x: Any, name: str = "x") -> jax.Array:
     """``x`` as a jax array, refused if its dtype is not floating or complex, or lacks 0."""
-    refuse_key(x, name, "a floating or complex array")
-    array = as_array(x, name)
+    array = as_array(x, name, "a floating or complex array", legacy=True)
     if not is_droppable(array.dtype):
         lacks = " of a dtype that holds 0" if jnp.issubdtype(array.dtype, jnp.inexact) else ""
         raise TypeError(
@@ -93,9 +93,16 @@ def check_array(x: Any, name: str = "x") -> jax.Array:
     return array
 
 
-def as_array(x: Any, name: str) -> jax.Array:
-    """``x`` as the jax array that JAX makes of it: float64 is float32 there unless x64 is on."""
-    refuse_key(x, name, "an array", legacy=False)
+def as_array(x: Any, name: str, expected: str = "an array", *, legacy: bool = False) -> jax.Array:
+    """``x`` as the jax array that JAX makes of it: float64 is float32 there unless x64 is on.
+
+    Args:
+        x: the argument.
+        name: of the argument.
+        expected: what the argument should be.
+        legacy: as in `refuse_key`.
+    """
+    refuse_key(x, name, expected, legacy=legacy)
     if isinstance(x, jax.Array):
         return x
     try:
@@ -117,6 +124,7 @@ def refuse_complex(x: Any, dtype: Any, name: str, expected: str) -> Any:
     return x
 
 
+@functools.cache  # an eager call asks each time
 def is_droppable(dtype: Any) -> bool:
     """Whether elements of a dtype can become 0 and be rescaled: float8_e8m0fnu has powers of 2."""
     return bool(jnp.issubdtype(dtype, jnp.inexact) and not np.zeros((), dtype))
@@ -287,7 +295,7 @@ def check_real(
     refuse_key(value, name, expected)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = _as_float(value)
-        known = np.float64(value)
+        inside = ends[0] <= value <= ends[1]  # false for NaN too
     else:
         dtype = getattr(value, "dtype", None)
         if dtype is None or not (
@@ -305,7 +313,8 @@ def check_real(
         known = np.asarray(value, np.float64)
         # A scalar of NumPy is a constant, like a Python number; one of JAX may change every call.
         value = value if known.ndim or isinstance(value, jax.Array) else float(known)
-    if not np.all((known >= ends[0]) & (known <= ends[1])):  # false for NaN too
+        inside = ((known >= ends[0]) & (known <= ends[1])).all()
+    if not inside:
         raise ValueError(f"{name}: expected {meaning}, in {interval}, got {value}; {remedy}")
     return value
 

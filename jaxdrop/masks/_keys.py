@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_WORD = np.dtype(np.uint32)
+
 
 def is_typed(x: Any) -> bool:
     """Whether an array holds keys of the new style."""
@@ -19,7 +21,7 @@ def is_typed(x: Any) -> bool:
 
 def is_legacy(x: Any) -> bool:
     """Whether an array has the dtype and the last axis of legacy keys."""
-    return x.dtype == jnp.uint32 and x.ndim >= 1 and x.shape[-1:] == _default_shape()
+    return x.dtype == _WORD and x.ndim >= 1 and x.shape[-1:] == _default_shape()
 
 
 def typed(key: jax.Array) -> jax.Array:
