@@ -219,6 +219,22 @@ def test_table_is_80_columns_wide_at_most(depth, rate):
     assert max(map(len, str(mc.audit(dead, key(), x)).splitlines())) <= 80
 
 
+class Named(nn.Module):
+    length: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, name="a" * self.length, deterministic=True)(x)
+
+
+def test_a_path_has_a_line_of_its_own_only_if_its_row_has_no_room():
+    for length in range(44, 55):
+        path, *rest = str(mc.audit(mc.from_linen(Named(length), {}), key(), X)).splitlines()[1:]
+        beside = "  Dropout  0.5   (8, 40)  live"
+        assert (path == "a" * length + beside) == (length + len(beside) <= 80)
+        assert path == "a" * length + beside or rest[0].endswith(beside)
+
+
 def test_table_reads_as_documented():
     assert str(mc.audit(small("linen"), key(), X)) == "\n".join(
         [

@@ -197,3 +197,18 @@ def test_batches_keep_their_mesh(kind, last, axis, is_set):
     with jax.set_mesh(grid) if is_set else contextlib.nullcontext():
         out = mc.predict_batches(dropout_alone(), key(), batches, sample_axis=axis, **options)
     assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_a_function_may_ask_how_a_batch_is_divided(is_set):
+    x, grid = models.inputs(batch=16), mesh("Explicit")
+    options = {"num_samples": SAMPLES, "summary": SUMMARIES["samples"], "progress": False}
+
+    def alike(key, x):
+        return jax.sharding.reshard(dropout_alone()(key, x), jax.typeof(x).sharding)
+
+    expected = mc.predict_batches(dropout_alone(), key(), [x[:8], x[8:]], **options)
+    batches = [jax.device_put(part, NamedSharding(grid, jax.P("data"))) for part in (x[:8], x[8:])]
+    with jax.set_mesh(grid) if is_set else contextlib.nullcontext():
+        out = mc.predict_batches(alike, key(), batches, **options)
+    assert_same_bits(out, expected)

@@ -23,6 +23,7 @@ _MASKS = (
 _FUNCTIONS = ("test_laws", "test_errors", "test_laws_program")
 _NOISE = ("test_gaussian", "test_laws_noise", "test_errors")
 _ATTENTION = ("test_dot_product_attention", "test_drop_key", "test_errors")
+_MODELS = ("test_mc_adapters", "test_mc_insert", "test_models_of_others")
 _FOLDERS = {"masks": ("laws",), "functional": ("laws", "variants"), "mc": ("mc",)}
 # Files that have no test of their own name, or whose functions are not in the table of the laws.
 _TESTS = {
@@ -66,8 +67,17 @@ _TESTS = {
     "_summary.py": ("test_mc_summaries", "test_mc_balanced", "test_mc_mesh"),
     "_passes.py": ("test_mc_balanced", "test_mc_predict"),
     "_jaxpr.py": ("test_mc_program", "test_mc_sites"),
-    "_model_fn.py": ("test_mc_decide", "test_mc_own_functions"),
-    "_checks.py": ("test_errors", "test_inputs"),
+    "_model_fn.py": ("test_mc_decide", "test_mc_own_functions", "test_mc_insert", "test_mc_tune"),
+    "_linen.py": _MODELS,
+    "_nnx.py": _MODELS,
+    "_nnx_modules.py": _MODELS,
+    "_nnx_streams.py": _MODELS,
+    "_marks.py": ("test_mc_audit", *_MODELS),
+    "_sharing.py": ("test_mc_insert", "test_mc_adapters"),
+    "_predict_batches.py": ("test_mc_batches", "test_mc_mesh"),
+    "_samples.py": ("test_mc_predict", "test_mc_mesh"),
+    "_pytrees.py": ("test_mc_predict", "test_mc_batches", "test_mc_export"),
+    "_checks.py": ("test_errors", "test_inputs", "test_mc_messages", "test_mc_options"),
     "_sharding.py": ("test_laws_sharding", "test_drop_block", "test_windows"),
     "_slice.py": ("test_windows", "test_dot_product_attention"),
 }
