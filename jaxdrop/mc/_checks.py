@@ -17,7 +17,6 @@ from jaxdrop.mc import _pytrees
 from jaxdrop.mc._summary import Summary
 
 _FLAX_NAME = re.compile(r"^[A-Z]\w*_\d+$")  # a module that Flax has named, not a collection
-_PICK = "output=lambda out: out['logits']"
 _SUMMARIES = "classification", "moments", "quantiles", "regression", "samples"
 
 
@@ -47,7 +46,7 @@ class Outputs:
                 continue
             raise TypeError(
                 f"fn: expected arrays of numbers as outputs, got {got}{_pytrees.at(path)}; "
-                f"return only what is to be summarised, or pick it, as in {_PICK}"
+                f"return only what is to be summarised, or pick it, as in {_pytrees.PICK}"
             )
         return output
 
@@ -58,7 +57,7 @@ def outputs(fn: Any, pick: Any) -> Outputs:
     if pick is not None and not callable(pick):
         raise TypeError(
             f"output: expected a function that picks from the output of fn, got {pick!r}; write "
-            f"for example {_PICK}"
+            f"for example {_pytrees.PICK}"
         )
     return Outputs(fn, pick)
 

@@ -119,7 +119,7 @@ def _delta(static: Any, key: jax.Array, arrays: list[Any]) -> tuple[Any, Any]:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"fn: expected floating outputs, got dtype {leaf.dtype}{_pytrees.at(path)}; pick "
-                "others as in output=lambda out: out['logits'], or cast them in a lambda"
+                f"others as in {_pytrees.PICK}, or cast them in a lambda"
             )
     alone = _alone(whole, program, held, rows)
     if alone is None:

@@ -5,9 +5,10 @@ called. Here a function is traced at every call, what it has captured becomes ar
 program that is left finds its compiled form.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import jax
@@ -32,11 +33,8 @@ def call(body: Callable[..., Any], static: Any, *arrays: Any) -> Any:
             return jax.jit(functools.partial(body, static))(*arrays)
         inputs, static = _pytrees.split((closed, arrays))
         return call(_call_closed, static, inputs)
-    held = _Held(key, static)
-    try:
+    with _holding(key, static) as held:
         return _compiled(held, body, *arrays)
-    finally:
-        held.value = None  # the cache keeps `held`
 
 
 @jax.tree_util.register_static
@@ -52,11 +50,8 @@ def known(body: Callable[..., Known], static: Any, *arrays: Any) -> Any:
     key = _fingerprint.fingerprint(body, static)
     if key is None:
         return jax.eval_shape(functools.partial(body, static), *arrays).value
-    held = _Held(key, static)
-    try:
+    with _holding(key, static) as held:
         return _compiled.eval_shape(held, body, *arrays).value
-    finally:
-        held.value = None
 
 
 def settle(fn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -240,6 +235,16 @@ class _Held(_fingerprint.Key):
     def __init__(self, key: _fingerprint.Key, value: Any) -> None:
         super().__init__(key)
         self.value = value
+
+
+@contextlib.contextmanager
+def _holding(key: _fingerprint.Key, value: Any) -> Generator[_Held]:
+    """A static argument, whose value is let go afterwards, because the cache keeps it."""
+    held = _Held(key, value)
+    try:
+        yield held
+    finally:
+        held.value = None
 
 
 def _fresh(array: Any) -> Any:

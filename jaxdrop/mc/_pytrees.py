@@ -11,6 +11,8 @@ from jax.core import Tracer
 # The structure of a pytree, and its leaves with None for each array.
 Static = tuple[jax.tree_util.PyTreeDef, tuple[Any, ...]]
 
+PICK = "output=lambda out: out['logits']"  # what messages suggest for a leaf that does not suit
+
 
 def split(tree: Any) -> tuple[list[Any], Static]:
     """A pytree as its arrays, with None for each other leaf, and the rest, which is hashable."""

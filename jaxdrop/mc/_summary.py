@@ -325,8 +325,8 @@ def wide(dtype: Any, path: Any = ()) -> Any:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"summary: expected a function with floating outputs, got dtype {dtype}"
-            f"{_pytrees.at(path)}; cast them in a lambda, pick others as in output=lambda out: "
-            "out['logits'], or use summary=samples()"
+            f"{_pytrees.at(path)}; cast them in a lambda, pick others as in {_pytrees.PICK}, "
+            "or use summary=samples()"
         )
     return np.promote_types(np.float32, dtype) if np.dtype(dtype).itemsize >= 4 else np.float32
 

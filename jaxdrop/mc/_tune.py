@@ -238,7 +238,7 @@ def _needed(result: Any, args: Any) -> tuple[jax.Array, ...]:
         if not shape or shape[0] != count:
             raise ValueError(
                 f"fn: expected an array with its {count} examples on axis 0, got "
-                f"{jax.tree.map(jnp.shape, leaf)}; pick it, as in output=lambda out: out['logits']"
+                f"{jax.tree.map(jnp.shape, leaf)}; pick it, as in {_pytrees.PICK}"
             )
     return needed
 
