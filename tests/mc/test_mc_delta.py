@@ -315,6 +315,9 @@ def test_a_decision_that_examples_share_counts_for_each_alone():
         lambda x: x.T.reshape(x.shape),
         lambda x: jnp.stack(jnp.unstack(x, axis=0)[::-1]),
         lambda x: jnp.tile(x[:2], (3, 1))[: x.shape[0]],
+        lambda x: jax.lax.reduce_window(
+            x, np.float32(0), jax.lax.add, (1, 1), (1, 1), ((1, -1), (0, 0))
+        ),
     ],
 )
 @pytest.mark.parametrize("x", [X, X * 0 + 1], ids=["data", "ones"])
