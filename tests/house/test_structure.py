@@ -138,23 +138,6 @@ def test_the_package_holds_names_and_nothing_else():
         assert getattr(jaxdrop, name) is getattr(jaxdrop.functional, name)
 
 
-def test_functions_of_mc_share_the_defaults_of_what_they_share():
-    defaults = {}
-    for name in jaxdrop.mc.__all__:
-        function = getattr(jaxdrop.mc, name)
-        parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
-        for setting, parameter in parameters.items():
-            if parameter.default is not parameter.empty:
-                defaults.setdefault(setting, {}).setdefault(repr(parameter.default), []).append(
-                    name
-                )
-    differing = {setting: found for setting, found in defaults.items() if len(found) > 1}
-    assert differing == {
-        "num_samples": {"100": ["predict", "predict_batches"], "64": ["tune"]},
-        "mutable": {"()": ["from_linen"], "None": ["from_nnx"]},
-    }
-
-
 def test_every_public_name_is_explained():
     assert not {path: faults for path in _PUBLIC if (faults := _faults_of(path))}
 

@@ -173,6 +173,19 @@ def test_equal_arguments_of_other_kinds_have_programs_of_their_own(kind, nested)
         np.testing.assert_array_equal(mean(fn, X, wrap(thing)), np.float32(factor) * base)
 
 
+def _filled(key, initializer):
+    return jaxdrop.dropout(key, initializer(key, (40,)), 0.5)
+
+
+def test_functions_that_a_library_makes_are_what_they_were_made_of():
+    run = lambda value: mean(_filled, nn.initializers.constant(value))  # noqa: E731
+    first = run(1.0)
+    count, again = compilations(lambda: run(1.0))  # another function, made of the same
+    assert count == 0
+    assert_same_bits(again, first)
+    assert_same_bits(run(3.0), 3 * first)
+
+
 def test_nan_is_one_argument():
     fn = mc.from_linen(Told(), {})
     mean(fn, X, float("nan"))

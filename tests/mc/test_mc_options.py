@@ -1,6 +1,7 @@
 """What the adapters may be told: which sites, what rate, one sub-network for a whole batch."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -297,3 +298,20 @@ def test_options_hold_in_predict_and_its_transforms():
     whole = predict(fn, key(), X)
     assert_same_bits(jax.jit(predict)(fn, key(), X), whole)
     assert abs(float((np.asarray(whole) == 1).mean()) - 0.25) < 0.1
+
+
+def test_functions_of_mc_share_the_defaults_of_what_they_share():
+    defaults = {}
+    for name in mc.__all__:
+        function = getattr(mc, name)
+        parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
+        for setting, parameter in parameters.items():
+            if parameter.default is not parameter.empty:
+                defaults.setdefault(setting, {}).setdefault(repr(parameter.default), []).append(
+                    name
+                )
+    differing = {setting: found for setting, found in defaults.items() if len(found) > 1}
+    assert differing == {
+        "num_samples": {"100": ["predict", "predict_batches"], "64": ["tune"]},
+        "mutable": {"()": ["from_linen"], "None": ["from_nnx"]},
+    }

@@ -68,6 +68,7 @@ _TESTS = {
     "_passes.py": ("test_mc_balanced", "test_mc_predict"),
     "_jaxpr.py": ("test_mc_program", "test_mc_sites"),
     "_model_fn.py": ("test_mc_decide", "test_mc_own_functions", "test_mc_insert", "test_mc_tune"),
+    "_decide.py": ("test_mc_decide", "test_mc_insert"),
     "_linen.py": _MODELS,
     "_nnx.py": _MODELS,
     "_nnx_modules.py": _MODELS,
