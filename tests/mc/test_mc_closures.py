@@ -78,6 +78,25 @@ def test_values_are_those_of_the_call_and_nothing_is_compiled_again(way):
         np.testing.assert_allclose(found[number - 1], number * found[0], rtol=1e-5)
 
 
+def test_a_function_of_an_adapter_is_not_traced_again():
+    traced = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            traced.append(1)
+            return nn.Dropout(0.5, deterministic=True)(x)
+
+    for last in (False, True):
+        fn = mc.from_linen(Counted(), {})
+        traced.clear()
+        mc.predict(fn, key(), X, num_samples=4)
+        mc.predict(fn, key(), X, tolerance=0.5)
+        mc.predict_batches(fn, key(), [X, X], num_samples=4, progress=False)
+        mc.delta(fn, key(), X)
+        assert bool(traced) != last
+
+
 def test_a_net_that_was_trained_in_place_predicts_with_its_weights():
     net = nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5))
     fn = lambda key, x: net.layers[1](net.layers[0](x), rngs=nnx.Rngs(key))  # noqa: E731
