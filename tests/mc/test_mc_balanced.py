@@ -90,6 +90,13 @@ def test_every_decision_drops_in_its_share_of_each_block(name):
         assert_same_bits(draw(fn, X, chunk_size=3), y)
 
 
+@pytest.mark.parametrize(
+    ("room", "chunk"), [(0, 1), (1, 1), (3, 3), (7, 5), (34, 25), (60, 50), (99, 99), (200, 100)]
+)
+def test_as_many_passes_at_a_time_as_there_is_room_for_or_a_few_less(room, chunk):
+    assert _passes._chunk_size(8 * room + 7, 8, 100) == chunk
+
+
 @pytest.mark.parametrize("chunk_size", [1, 3, 16, 40, 100, "auto"])
 def test_masks_do_not_depend_on_the_chunk(chunk_size):
     assert_same_bits(draw(dropout, X, chunk_size=chunk_size), draw(dropout, X))
