@@ -52,9 +52,9 @@ def counted(
     num_samples: Any,
     chunk_size: Any,
     memory_budget: Any,
-    balanced: Any = False,
-    tolerance: Any = None,
-    max_samples: Any = 4096,
+    balanced: Any,
+    tolerance: Any,
+    max_samples: Any,
 ) -> Counts:
     """The checked numbers of passes."""
     if not isinstance(balanced, bool):

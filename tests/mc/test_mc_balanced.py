@@ -296,7 +296,7 @@ def test_passes_are_added_until_the_tolerance_is_reached(balanced):
     ("rates", "block"), [((0.1, 0.9), 8), ((0.05, 0.3), 16), ((0.95,), 16), ((0.3, None), 16)]
 )
 def test_four_blocks_come_first_and_their_size_follows_from_the_rates(rates, block):
-    counts = _passes.counted(100, 10, None, balanced=True, tolerance=0.1).suited(rates)
+    counts = _passes.counted(100, 10, None, True, 0.1, 4096).suited(rates)
     assert counts.block_size == block and counts.least == 4 * block
     assert counts.suited(()) == counts  # nothing is known
 

@@ -600,6 +600,14 @@ def own_rule(key, x):
     return double(x)
 
 
+def in_a_branch(key, x):
+    again = lambda key: jaxdrop.dropout(key, x, RATE)  # noqa: E731
+    branches = again, lambda key: 2 * again(key)
+    return jaxdrop.dropout(key, x, RATE) + jax.lax.cond(
+        x.sum() > 0, *branches, jax.random.clone(key)
+    )
+
+
 def key_as_data(key, x):
     return x * jax.random.bits(key, (), jnp.uint32).astype(x.dtype)
 
@@ -613,6 +621,7 @@ def key_as_data(key, x):
         (key_as_data, r"also random by key_as_data"),
         (twice, r"drawn again by the same key, at \w+ \(test_mc_delta.py:\d+\); draw a mask once"),
         (folded_twice, "drawn again by the same key"),
+        (in_a_branch, "drawn again by the same key"),
         (same_in_a_loop, r"drawn again by the same key, at \S+ \(test_mc_delta"),
         (carried_in_a_loop, "drawn again by the same key"),
         (fixed, r"draws by another key, the same in every pass, at \w+ \(test_mc_delta"),

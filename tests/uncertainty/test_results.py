@@ -112,7 +112,9 @@ def test_results_stay_named_tuples_and_pytrees(name):
 
 @pytest.mark.usefixtures("nan_on_purpose")
 def test_the_number_of_samples_is_shown_where_votes_tell_it():
-    assert repr(predict(mc.classification())).startswith("Classification, 20 samples\n")
+    out = predict(mc.classification())
+    for votes in (out.votes, out.votes[None]):
+        assert repr(out._replace(votes=votes)).startswith("Classification, 20 samples\n")
     unknown = predict(mc.classification(), X.at[0].set(jnp.nan))
     assert repr(unknown).startswith("Classification, 20 samples\n")
     assert "1 NaN" in repr(unknown)
