@@ -259,6 +259,14 @@ class Fixed(nn.Module):
         return x
 
 
+@pytest.mark.parametrize(("number", "more"), [(39, ""), (42, " and 3 more")])
+def test_a_message_names_forty_layers_at_most(number, more):
+    model = nn.Sequential([Fixed() for _ in range(number)])
+    fn = mc.from_linen(model, {}, insert={"nope": 0.1})
+    with pytest.raises(ValueError, match=rf"layers_38' \(Fixed\){more}; write for example"):
+        fn(key(), jnp.ones((2, 4)))
+
+
 @pytest.mark.parametrize(
     ("inserted", "kind", "message"),
     [

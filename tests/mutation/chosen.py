@@ -69,6 +69,7 @@ _TESTS = {
     "_jaxpr.py": ("test_mc_program", "test_mc_sites"),
     "_model_fn.py": ("test_mc_decide", "test_mc_own_functions", "test_mc_insert", "test_mc_tune"),
     "_decide.py": ("test_mc_decide", "test_mc_insert"),
+    "_classification.py": ("test_mc_classification", "test_results"),
     "_linen.py": _MODELS,
     "_nnx.py": _MODELS,
     "_nnx_modules.py": _MODELS,
