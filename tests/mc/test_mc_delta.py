@@ -370,6 +370,7 @@ def watched(fn, x, monkeypatch):
         lambda x: sum(jnp.unstack(x, axis=1))[:, None],
         lambda x: jnp.tile(x, (1, 2)) + jnp.repeat(x, 2, axis=1),
         lambda x: jnp.log2(jnp.square(x) + 1),
+        lambda x: jnp.pad(x, ((0, 0), (1, 2))),
     ],
 )
 def test_what_runs_along_another_axis_keeps_examples_apart(along, monkeypatch):
