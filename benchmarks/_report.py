@@ -114,6 +114,15 @@ def mean_and_error(values):
     return f"{np.mean(values):.3f} ± {error:.3f}"
 
 
+def print_each_seed(rows):
+    """All figures by title, so that none is chosen."""
+    print("\nOf each seed")
+    for title, figures in rows.items():
+        first, rest = f"{title:<34}", " " * 34
+        each = " ".join(f"{figure:.2f}" for figure in figures)
+        print(textwrap.fill(each, 80, initial_indent=first, subsequent_indent=rest))
+
+
 def rows_of(section, case, values, unit, against):
     """Rows from figures by name: numbers, or `Times`, whose median is taken."""
 

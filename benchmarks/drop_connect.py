@@ -99,13 +99,14 @@ def _errors(name, way, train, test, options, seed):
 
 
 def _print_table(found, passes, published):
-    print(f"\n{'test error, %':<34}{'':>16}{'published':>15}   of each seed")
+    print(f"\n{'test error, %':<34}{'':>16}{'published':>15}")
+    rows = {}
     for name, row in found.items():
         for asked, errors in row.items():
             title = name if asked == "whole" else f"{name}, {passes} passes"
-            shown = published.get(name, "")
-            each = " ".join(f"{error:.2f}" for error in errors[:3])
-            print(f"{title:<34}{_report.mean_and_error(errors):>16}{shown:>15}   {each}")
+            shown, rows[title] = published.get(name, ""), errors
+            print(f"{title:<34}{_report.mean_and_error(errors):>16}{shown:>15}")
+    _report.print_each_seed(rows)
 
 
 if __name__ == "__main__":

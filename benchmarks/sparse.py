@@ -170,13 +170,12 @@ def _adam(steps):
 
 
 def _print_table(found, published):
-    print(f"\n{'':<32}{'':>18}{'published':>12}   of each seed")
-    for name, rows in found.items():
-        for row, figures in rows.items():
-            shown = published.get(name, {}).get(row, "")
-            each = " ".join(f"{figure:.2f}" for figure in figures[:2])
-            title = f"{name}, {row}"
-            print(f"{title:<32}{_report.mean_and_error(figures):>18}{shown:>12}   {each}")
+    rows = {f"{name}, {row}": each for name, of in found.items() for row, each in of.items()}
+    known = {f"{name}, {row}": x for name, of in published.items() for row, x in of.items()}
+    print(f"\n{'':<32}{'':>18}{'published':>12}")
+    for title, figures in rows.items():
+        print(f"{title:<32}{_report.mean_and_error(figures):>18}{known.get(title, ''):>12}")
+    _report.print_each_seed(rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from scipy import special, stats
 
 from benchmarks import (
     _corpus,
+    _report,
     _uci_nets,
     active,
     drop_connect,
@@ -391,6 +392,13 @@ def test_without_data_it_says_where_they_are(capsys, program):
     with pytest.raises(SystemExit):
         program.main([])
     assert "--data: expected a folder" in capsys.readouterr().err
+
+
+def test_every_seed_is_shown(capsys):
+    _report.print_each_seed({"sparse": [10 + seed / 4 for seed in range(20)]})
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines[2:]).split()[1:] == [f"{10 + seed / 4:.2f}" for seed in range(20)]
+    assert max(map(len, lines)) <= 80
 
 
 def test_units_stay_within_their_ball():
