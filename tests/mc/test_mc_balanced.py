@@ -337,15 +337,8 @@ def test_batches_have_the_blocks_of_their_rates(stop):
 
 
 def test_the_rates_of_a_model_are_read_once():
-    traced = []
-
-    class Counted(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            traced.append(0)
-            return nn.Dropout(RATE, deterministic=True)(x)
-
-    fn = mc.from_linen(Counted(), {})
+    model, traced = models.counted_dropout(RATE)
+    fn = mc.from_linen(model, {})
     out = mc.predict(fn, key(), X, tolerance=100.0)
     count = len(traced)
     mc.predict(fn, key(1), X + 1, tolerance=50.0)

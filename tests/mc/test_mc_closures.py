@@ -13,6 +13,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import mc
+from tests.support import models
 from tests.support.cases import assert_same_bits, compilations, key
 
 X = jnp.ones((3, 4), jnp.float32)
@@ -79,16 +80,9 @@ def test_values_are_those_of_the_call_and_nothing_is_compiled_again(way):
 
 
 def test_a_function_of_an_adapter_is_not_traced_again():
-    traced = []
-
-    class Counted(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            traced.append(1)
-            return nn.Dropout(0.5, deterministic=True)(x)
-
+    model, traced = models.counted_dropout(0.5)
     for last in (False, True):
-        fn = mc.from_linen(Counted(), {})
+        fn = mc.from_linen(model, {})
         traced.clear()
         mc.predict(fn, key(), X, num_samples=4)
         mc.predict(fn, key(), X, tolerance=0.5)

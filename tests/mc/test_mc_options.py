@@ -307,9 +307,8 @@ def test_functions_of_mc_share_the_defaults_of_what_they_share():
         parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
         for setting, parameter in parameters.items():
             if parameter.default is not parameter.empty:
-                defaults.setdefault(setting, {}).setdefault(repr(parameter.default), []).append(
-                    name
-                )
+                found = defaults.setdefault(setting, {})
+                found.setdefault(repr(parameter.default), []).append(name)
     differing = {setting: found for setting, found in defaults.items() if len(found) > 1}
     assert differing == {
         "num_samples": {"100": ["predict", "predict_batches"], "64": ["tune"]},

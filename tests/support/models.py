@@ -92,3 +92,16 @@ def bits(tree):
         for leaf in jax.tree.leaves(tree)
     ]
     return jax.tree.structure(tree), [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+def counted_dropout(rate):
+    """A linen model that drops at a rate, and a list that grows whenever it is traced."""
+    traced = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            traced.append(1)
+            return nn.Dropout(rate, deterministic=True)(x)
+
+    return Counted(), traced
