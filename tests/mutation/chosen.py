@@ -61,7 +61,12 @@ _TESTS = {
     "_balanced.py": ("test_balanced", "test_mc_balanced"),
     "_taps.py": ("test_mc_delta",),
     "_fingerprint.py": ("test_mc_same_program", "test_mc_closures"),
-    "_program.py": ("test_mc_same_program", "test_mc_closures", "test_mc_program"),
+    "_program.py": (
+        "test_mc_same_program",
+        "test_mc_closures",
+        "test_mc_program",
+        "test_mc_balanced",
+    ),
     "_examples.py": ("test_mc_delta", "test_mc_tune"),
     "_adaptive.py": ("test_mc_balanced", "test_mc_batches"),
     "_summary.py": ("test_mc_summaries", "test_mc_balanced", "test_mc_mesh"),
